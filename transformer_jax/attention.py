@@ -1,0 +1,224 @@
+"""Attention: the one seam to kernels, the cache, and the multi-head layer."""
+
+import functools
+import logging
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from transformer_jax.layers import Dropout, Projection, constrain, dropout, require
+from transformer_jax.masks import AttentionMask
+
+log = logging.getLogger(__name__)
+
+Implementation = Literal["auto", "xla", "cudnn"]
+
+
+# --- the seam ----------------------------------------------------------------------------------------------------
+
+
+def dot_product_attention(
+    q_BLHK: Array,
+    k_BSHK: Array,
+    v_BSHK: Array,
+    mask: AttentionMask | None = None,
+    *,
+    dropout: Dropout | None = None,
+    implementation: Implementation = "auto",
+) -> Array:
+    """softmax(q k / sqrt(K)) v (Vaswani et al. 2017, section 3.2.1), [B, L, H, K] in the dtype of v.
+
+    The softmax is computed in float32. A query whose keys are all masked attends to every key alike: finite, and
+    of no meaning.
+
+    Args:
+        mask: what may attend to what; None for everything.
+        dropout: rate and seed of dropout on the attention weights.
+        implementation: `auto` takes the fastest kernel that backend, dtype, head size, mask and dropout allow.
+            What was chosen, and why not a faster one, is logged once at level INFO.
+
+    Raises:
+        ValueError: the named implementation cannot do what is asked.
+    """
+    obstacle = _cudnn_obstacle(jax.default_backend(), q_BLHK.dtype, q_BLHK.shape[-1], mask, dropout)
+    require(implementation != "cudnn" or not obstacle, f"cuDNN attention is not possible here: {obstacle}")
+    if implementation == "xla" or obstacle:
+        _log_choice("xla", obstacle or "asked for")
+        weights_BHLS = attention_weights(q_BLHK, k_BSHK, mask).astype(v_BSHK.dtype)
+        return _weighted_sum(weights_BHLS, v_BSHK, dropout)
+    _log_choice("cudnn", "the fastest that is possible")
+    lengths = None if mask is None else mask.key_lengths_B
+    causal = mask is not None and mask.is_causal
+    return jax.nn.dot_product_attention(
+        q_BLHK, k_BSHK, v_BSHK, is_causal=causal, key_value_seq_lengths=lengths, implementation="cudnn"
+    )
+
+
+def attention_weights(q_BLHK: Array, k_BSHK: Array, mask: AttentionMask | None = None) -> Array:
+    """The attention weights themselves, before dropout: float32 [B, H, L, S], each row summing to 1."""
+    q_BHLK, k_BHSK = q_BLHK.swapaxes(1, 2), k_BSHK.swapaxes(1, 2)
+    q_BHLK = q_BHLK * jnp.asarray(q_BLHK.shape[-1] ** -0.5, q_BLHK.dtype)
+    scores_BHLS = jnp.einsum("BHLK,BHSK->BHLS", q_BHLK, k_BHSK, preferred_element_type=jnp.float32)
+    dense = None if mask is None else mask.dense(q_BLHK.shape[1], k_BSHK.shape[1])
+    if dense is not None:
+        # Finite, so that a row without keys gives no NaN; exp of the difference is exactly 0 for all others.
+        scores_BHLS = jnp.where(dense, scores_BHLS, jnp.finfo(jnp.float32).min)
+    return jax.nn.softmax(scores_BHLS, axis=-1)
+
+
+def _weighted_sum(weights_BHLS: Array, v_BSHK: Array, drop: Dropout | None) -> Array:
+    if drop is not None:
+        weights_BHLS = dropout(weights_BHLS, drop.rate, drop.seed)
+    return jnp.einsum("BHLS,BHSK->BHLK", weights_BHLS, v_BSHK.swapaxes(1, 2)).swapaxes(1, 2)
+
+
+def _cudnn_obstacle(
+    backend: str, dtype: DTypeLike, head_dim: int, mask: AttentionMask | None, drop: Dropout | None
+) -> str:
+    """Why cuDNN's fused attention cannot be used, or "" if it can."""
+    if backend != "gpu":
+        return f"the backend is {backend}"
+    if dtype not in (jnp.bfloat16, jnp.float16):
+        return f"it computes in bfloat16 or float16, not {jnp.dtype(dtype).name}"
+    if head_dim > 256 or head_dim % 8:
+        return f"the head size must be a multiple of 8 up to 256, not {head_dim}"
+    if drop is not None and drop.rate:
+        return "its dropout cannot be reproduced after a restart"
+    if mask is not None and (mask.key_mask_BS is not None or mask.query_segments_BL is not None):
+        return "the mask is neither causal nor a length a row"
+    if mask is not None and not (isinstance(mask.offset, int) and mask.offset == 0):
+        return "the queries do not begin at position 0"
+    return ""
+
+
+@functools.cache
+def _log_choice(name: str, reason: str) -> None:
+    log.info("attention: %s (%s)", name, reason)
+
+
+# --- the layer ---------------------------------------------------------------------------------------------------
+
+
+class KVCache(NamedTuple):
+    """Keys and values that were computed before, and how many slots of the S are filled (int32 scalar)."""
+
+    key_BSHK: Array
+    value_BSHK: Array
+    length: Array
+
+    @classmethod
+    def empty(cls, batch: int, slots: int, heads: int, head_dim: int, dtype: DTypeLike = jnp.float32) -> "KVCache":
+        zeros = jnp.zeros((batch, slots, heads, head_dim), dtype)
+        return cls(zeros, zeros, jnp.zeros((), jnp.int32))
+
+    def append(self, k_BLHK: Array, v_BLHK: Array) -> "KVCache":
+        """The cache with L more slots filled. Past its last slot it would overwrite: the caller sizes it."""
+        start = (0, self.length, 0, 0)
+        return KVCache(
+            jax.lax.dynamic_update_slice(self.key_BSHK, k_BLHK.astype(self.key_BSHK.dtype), start),
+            jax.lax.dynamic_update_slice(self.value_BSHK, v_BLHK.astype(self.value_BSHK.dtype), start),
+            self.length + k_BLHK.shape[1],
+        )
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention (Vaswani et al. 2017, section 3.2.2) for self- and cross-attention.
+
+    Self-attention computes queries, keys and values in one product, `qkv` with kernel [D, 3, H, K]; cross-attention
+    has `query` [D, H, K] and `key_value` [D, 2, H, K]. Both end in `out` [H, K, D].
+
+    Attributes:
+        features: the width D.
+        head_dim: K, by default D / H.
+        dropout_rate: of the attention weights.
+    """
+
+    features: int
+    num_heads: int
+    head_dim: int | None = None
+    dropout_rate: float = 0.0
+    use_bias: bool = True
+    initializer_range: float | None = None
+    implementation: Implementation = "auto"
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        require(
+            self.head_dim is not None or self.features % self.num_heads == 0,
+            f"{self.num_heads} heads do not divide the width {self.features}",
+        )
+        D, H = self.features, self.num_heads
+        K = self.head_dim or D // H
+
+        def project(equation: str, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> Projection:
+            return Projection(
+                equation, shape, axes, self.use_bias, self.initializer_range, self.dtype, self.param_dtype
+            )
+
+        heads = ("heads", "head_dim")
+        self.qkv = project("BLD,DCHK->BLCHK", (D, 3, H, K), ("embed", None, *heads))
+        self.query = project("BLD,DHK->BLHK", (D, H, K), ("embed", *heads))
+        self.key_value = project("BLD,DCHK->BLCHK", (D, 2, H, K), ("embed", None, *heads))
+        self.out = project("BLHK,HKD->BLD", (H, K, D), (*heads, "embed"))
+
+    def __call__(
+        self,
+        x_BLD: Array,
+        mask: AttentionMask | None = None,
+        *,
+        memory: Array | KVCache | None = None,
+        cache: KVCache | None = None,
+        seed: Array | None = None,
+    ) -> tuple[Array, KVCache | None]:
+        """Attends from x to x, or to a memory.
+
+        Args:
+            x_BLD: queries' side.
+            mask: which keys a query may attend to.
+            memory: None for self-attention; for cross-attention the encoder's output [B, S, D], or what
+                `project_memory` made of it. With a batch of M times as many queries, M consecutive rows share a
+                row of the memory, as the beams of one sentence do.
+            cache: self-attention over earlier positions: x continues what the cache holds, causally.
+            seed: uint32 [2] that draws the dropout of the weights; None means none.
+
+        Returns:
+            [B, L, D], and the cache with x appended (None without a cache).
+        """
+        drop = None if seed is None or self.dropout_rate == 0.0 else Dropout(self.dropout_rate, seed)
+        if memory is not None:
+            require(cache is None, "a cache is for self-attention; cross-attention takes what project_memory made")
+            return self._cross(x_BLD, self.project_memory(memory), mask, drop), None
+        qkv_BLCHK = constrain(self.qkv(x_BLD), "batch", None, None, "heads", None)
+        q_BLHK, k_BSHK, v_BSHK = (qkv_BLCHK[:, :, i] for i in range(3))
+        if cache is not None:
+            mask = AttentionMask.causal(offset=cache.length) & mask
+            cache = cache.append(k_BSHK, v_BSHK)
+            k_BSHK, v_BSHK = cache.key_BSHK, cache.value_BSHK
+        y_BLHK = dot_product_attention(q_BLHK, k_BSHK, v_BSHK, mask, dropout=drop, implementation=self.implementation)
+        return self.out(y_BLHK), cache
+
+    def project_memory(self, memory: Array | KVCache) -> KVCache:
+        """The keys and values of a memory [B, S, D], to be computed once and attended to many times."""
+        if isinstance(memory, KVCache):
+            return memory
+        kv_BSCHK = constrain(self.key_value(memory), "batch", None, None, "heads", None)
+        return KVCache(kv_BSCHK[:, :, 0], kv_BSCHK[:, :, 1], jnp.asarray(memory.shape[1], jnp.int32))
+
+    def weights(self, x_BLD: Array, mask: AttentionMask | None = None) -> Array:
+        """The weights of self-attention, computed for looking at them: float32 [B, H, L, L]."""
+        qkv_BLCHK = self.qkv(x_BLD)
+        return attention_weights(qkv_BLCHK[:, :, 0], qkv_BLCHK[:, :, 1], mask)
+
+    def _cross(self, x_BLD: Array, memory: KVCache, mask: AttentionMask | None, drop: Dropout | None) -> Array:
+        q_BLHK = constrain(self.query(x_BLD), "batch", None, "heads", None)
+        rows = memory.key_BSHK.shape[0]
+        shared = q_BLHK.reshape(rows, -1, *q_BLHK.shape[2:])
+        y_BLHK = dot_product_attention(
+            shared, memory.key_BSHK, memory.value_BSHK, mask, dropout=drop, implementation=self.implementation
+        )
+        return self.out(y_BLHK.reshape(q_BLHK.shape))

@@ -1,0 +1,60 @@
+"""Sinusoidal and learned positions, and the hierarchical extension of a learned table."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from transformer_jax.layers import Embed, require
+
+SinusoidLayout = Literal["interleaved", "halves"]
+
+
+def sinusoidal_positions(length: int, features: int, layout: SinusoidLayout = "interleaved") -> np.ndarray:
+    """The fixed table of Vaswani et al. 2017, section 3.5: float32 [length, features], exact to float32.
+
+    `interleaved` is the paper's: sin(p / 10000^(2i/D)) in even and the cosine in odd columns. `halves` is that of
+    Marian in Hugging Face's layout: the same sines first, then the cosines.
+    It is defined past any training length, but models do not generalise there (Press et al. 2022).
+    """
+    require(features % 2 == 0, f"sinusoidal positions need an even width, not {features}")
+    require(layout in ("interleaved", "halves"), f"sinusoid layout {layout!r}: choose interleaved or halves")
+    frequencies = 10000.0 ** (-np.arange(0, features, 2, dtype=np.float64) / features)
+    angles = np.arange(length, dtype=np.float64)[:, None] * frequencies
+    pair = np.stack([np.sin(angles), np.cos(angles)], axis=-1 if layout == "interleaved" else 1)
+    return pair.reshape(length, features).astype(np.float32)
+
+
+def hierarchical_positions(table_PD: Array, rows: int | None = None, alpha: float = 0.4) -> Array:
+    """Extends a learned table of n positions to as many as n^2 without new parameters (Su 2020).
+
+    With `u = (p - alpha * p[0]) / (1 - alpha)` row i*n + j is `alpha * u[i] + (1 - alpha) * u[j]`.
+    Rows 0 .. n-1 are those of the table, bit for bit.
+
+    Args:
+        table_PD: the learned table [n, D].
+        rows: how many rows to materialise, n^2 by default.
+        alpha: weight of the coarse position; 0.5 would make i*n + j and j*n + i the same.
+
+    Raises:
+        ValueError: alpha is 0.5 or not between 0 and 1, or more than n^2 rows are asked for.
+    """
+    n = table_PD.shape[0]
+    rows = n * n if rows is None else rows
+    require(0 < alpha < 1 and alpha != 0.5, f"alpha must lie between 0 and 1 and not be 0.5, not {alpha}")
+    require(0 < rows <= n * n, f"a table of {n} positions reaches {n * n} of them, not {rows}")
+    base_PD = (table_PD - alpha * table_PD[:1]) / (1 - alpha)
+    at = np.arange(n, rows)
+    beyond = alpha * base_PD[at // n] + (1 - alpha) * base_PD[at % n]
+    return jnp.concatenate([table_PD[:rows], beyond])
+
+
+class LearnedPositions(Embed):
+    """A learned table [P, D], one row a position.
+
+    To reach past its training length, materialise a longer table with `hierarchical_positions`, and put it into
+    the parameters of a model whose configuration asks for that many positions.
+    """
+
+    rows: str | None = None

@@ -1,0 +1,250 @@
+"""The encoder-decoder Transformer (Vaswani et al. 2017)."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from transformer_jax.checkpoints import read_config, read_params, save_folder
+from transformer_jax.layers import Embed, dropout, dropout_seed, require
+from transformer_jax.masks import AttentionMask
+from transformer_jax.positions import LearnedPositions, sinusoidal_positions
+from transformer_jax.stack import Decoder, Encoder, StackConfig, stack_layers, unstack_layers
+
+MODEL_TYPE = "transformer_jax"
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """The model's make-up; `tiny`, `base` and `big` are presets.
+
+    Attributes:
+        vocab_size: V, shared by source, target and softmax, whose tables are one.
+        positions: sinusoids in the paper's layout (interleaved) or in Marian's (halves), or a learned table.
+        max_length: rows of a learned table, and of the sinusoids that decoding prepares.
+        decoder_start_id: what the decoder reads first; the padding token, as in Marian.
+    The other fields are those of `StackConfig`.
+    """
+
+    vocab_size: int
+    features: int = 512
+    num_heads: int = 8
+    head_dim: int | None = None
+    mlp_dim: int = 2048
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    activation: str = "relu"
+    norm: Literal["pre", "post"] = "post"
+    positions: Literal["interleaved", "halves", "learned"] = "interleaved"
+    max_length: int = 512
+    dropout_rate: float = 0.1
+    attention_dropout_rate: float = 0.0
+    activation_dropout_rate: float = 0.0
+    attention_bias: bool = True
+    scan_layers: bool = False
+    remat: str = "none"
+    pad_id: int = 0
+    eos_id: int = 1
+    decoder_start_id: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.vocab_size > 0, f"vocab_size must be at least 1, not {self.vocab_size}")
+        choices = ("interleaved", "halves", "learned")
+        require(self.positions in choices, f"positions {self.positions!r}: choose one of {choices}")
+        self.stack(self.encoder_layers), self.stack(self.decoder_layers)  # they check what they are made of
+
+    @classmethod
+    def tiny(cls, vocab_size: int, **overrides: Any) -> "TransformerConfig":
+        """2 + 2 pre-norm layers of width 128: minutes on a CPU."""
+        sizes = {"features": 128, "num_heads": 4, "mlp_dim": 512, "encoder_layers": 2, "decoder_layers": 2}
+        return cls(vocab_size, **{**sizes, "norm": "pre", **overrides})
+
+    @classmethod
+    def base(cls, vocab_size: int, **overrides: Any) -> "TransformerConfig":
+        """The paper's base model (table 3)."""
+        return cls(vocab_size, **overrides)
+
+    @classmethod
+    def big(cls, vocab_size: int, **overrides: Any) -> "TransformerConfig":
+        """The paper's big model (table 3)."""
+        sizes = {"features": 1024, "num_heads": 16, "mlp_dim": 4096, "dropout_rate": 0.3}
+        return cls(vocab_size, **{**sizes, **overrides})
+
+    def stack(self, num_layers: int) -> StackConfig:
+        """The configuration of one of the two stacks."""
+        shared = {f.name for f in dataclasses.fields(self)} & {f.name for f in dataclasses.fields(StackConfig)}
+        return StackConfig(num_layers=num_layers, **{name: getattr(self, name) for name in shared})
+
+
+class TransformerOutput(NamedTuple):
+    """Logits in float32 [B, L, V], and what the encoder made of the source [B, S, D]."""
+
+    logits: Array
+    encoder_last_hidden_state: Array
+
+
+class DecoderOutput(NamedTuple):
+    """Logits in float32 [B, L, V], and the cache, longer by L (None without one)."""
+
+    logits: Array
+    cache: Any
+
+
+class Transformer(nn.Module):
+    """Encoder, decoder and one table of embeddings for source, target and softmax (section 3.4)."""
+
+    config: TransformerConfig
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        c = self.config
+        types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        self.embedding = Embed(c.vocab_size, c.features, stddev=c.features**-0.5, **types)
+        self.encoder = Encoder(c.stack(c.encoder_layers), **types)
+        self.decoder = Decoder(c.stack(c.decoder_layers), **types)
+        if c.positions == "learned":
+            self.positions = LearnedPositions(c.max_length, c.features, stddev=0.02, **types)
+
+    def __call__(
+        self,
+        input_ids: Array,
+        decoder_input_ids: Array,
+        attention_mask: Array | None = None,
+        *,
+        position_ids: Array | None = None,
+        segment_ids: Array | None = None,
+        decoder_position_ids: Array | None = None,
+        decoder_segment_ids: Array | None = None,
+        deterministic: bool = True,
+    ) -> TransformerOutput:
+        """Teacher forcing: the logits of every target position.
+
+        Args:
+            input_ids: source tokens [B, S].
+            decoder_input_ids: target tokens shifted right [B, L]: the start token, then the target without its end.
+            attention_mask: [B, S], 1 or True for source tokens, 0 or False for padding.
+            position_ids, segment_ids, decoder_position_ids, decoder_segment_ids: for packed rows: positions that
+                restart, and ids that keep examples apart; padding in a segment of its own.
+            deterministic: no dropout; otherwise `rngs={"dropout": key}` is needed.
+        """
+        encoded_BSD = self.encode(
+            input_ids, attention_mask, position_ids=position_ids, segment_ids=segment_ids, deterministic=deterministic
+        )
+        logits_BLV, _ = self.decode(
+            decoder_input_ids,
+            encoded_BSD,
+            attention_mask,
+            position_ids=decoder_position_ids,
+            segment_ids=decoder_segment_ids,
+            encoder_segment_ids=segment_ids,
+            deterministic=deterministic,
+        )
+        return TransformerOutput(logits_BLV, encoded_BSD)
+
+    def encode(
+        self,
+        input_ids: Array,
+        attention_mask: Array | None = None,
+        *,
+        position_ids: Array | None = None,
+        segment_ids: Array | None = None,
+        deterministic: bool = True,
+    ) -> Array:
+        """Source tokens [B, S] -> [B, S, D]."""
+        mask = AttentionMask() if attention_mask is None else AttentionMask.padding(attention_mask)
+        if segment_ids is not None:
+            mask &= AttentionMask.segments(segment_ids)
+        x_BSD = self._embed(input_ids, position_ids, deterministic)
+        return self.encoder(x_BSD, mask, deterministic=deterministic)
+
+    def decode(
+        self,
+        decoder_input_ids: Array,
+        memory: Any,
+        attention_mask: Array | None = None,
+        *,
+        position_ids: Array | None = None,
+        segment_ids: Array | None = None,
+        encoder_segment_ids: Array | None = None,
+        cache: Any = None,
+        deterministic: bool = True,
+    ) -> DecoderOutput:
+        """Target tokens [B, L] over a memory -> logits [B, L, V].
+
+        Args:
+            memory: the encoder's output [B, S, D], or what `project_memory` made of it.
+            attention_mask: of the source, [B, S].
+            cache: from `empty_cache` or the call before; the tokens given continue what it holds.
+        """
+        cross = AttentionMask() if attention_mask is None else AttentionMask.padding(attention_mask)
+        own = AttentionMask() if cache is not None else AttentionMask.causal()
+        if segment_ids is not None and encoder_segment_ids is not None:
+            own &= AttentionMask.segments(segment_ids)
+            cross &= AttentionMask.segments(segment_ids, encoder_segment_ids)
+        if cache is not None and position_ids is None:
+            filled = cache.length[0] if self.config.scan_layers else cache[0].length
+            position_ids = filled + jnp.arange(decoder_input_ids.shape[1])[None, :]
+        x_BLD = self._embed(decoder_input_ids, position_ids, deterministic)
+        x_BLD, cache = self.decoder(x_BLD, memory, own, cross, cache=cache, deterministic=deterministic)
+        return DecoderOutput(self.embedding.attend(x_BLD), cache)
+
+    def project_memory(self, encoded_BSD: Array) -> Any:
+        """Every decoder layer's keys and values of the encoder's output, computed once for all steps of decoding."""
+        return self.decoder.project_memory(encoded_BSD)
+
+    def empty_cache(self, batch: int, slots: int) -> Any:
+        """The decoder's cache for `batch` rows, with room for `slots` tokens."""
+        return self.decoder.empty_cache(batch, slots)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, dtype: DTypeLike = jnp.float32
+    ) -> tuple["Transformer", dict[str, Any]]:
+        """Reads a folder that `save_pretrained` wrote -> (model, params in the layout that its config asks for).
+
+        Raises:
+            ValueError: a file is missing, the folder is of another model type, or names or shapes do not fit.
+        """
+        fields = read_config(folder)
+        kind = fields.pop("model_type", None)
+        require(
+            kind == MODEL_TYPE,
+            f"{folder}/config.json: model_type {kind!r}, but only {MODEL_TYPE!r} (from save_pretrained) can be read",
+        )
+        config = TransformerConfig(**fields)
+        canonical = cls(dataclasses.replace(config, scan_layers=False))
+        ids = jnp.zeros((1, 1), jnp.int32)
+        params = read_params(folder, jax.eval_shape(canonical.init, jax.random.key(0), ids, ids)["params"])
+        return cls(config, dtype), stack_layers(params) if config.scan_layers else params
+
+    @nn.nowrap
+    def save_pretrained(self, folder: str | Path, params: dict[str, Any]) -> None:
+        """Writes `config.json` and `model.safetensors` (canonical parameter layout, float32)."""
+        save_folder(folder, {"model_type": MODEL_TYPE, **dataclasses.asdict(self.config)}, unstack_layers(params))
+
+    def _embed(self, ids_BL: Array, position_ids: Array | None, deterministic: bool) -> Array:
+        c = self.config
+        length = ids_BL.shape[1]
+        if c.positions == "learned":
+            require(length <= c.max_length, f"{length} tokens, but the position table has {c.max_length} rows")
+        if position_ids is None:
+            position_ids = jnp.arange(length)[None, :]
+        if c.positions == "learned":
+            positions_BLD = self.positions(position_ids)
+        else:
+            table = sinusoidal_positions(max(c.max_length, length), c.features, c.positions)
+            positions_BLD = jnp.take(jnp.asarray(table, self.dtype), position_ids, axis=0)
+        x_BLD = self.embedding(ids_BL) * jnp.asarray(c.features**0.5, self.dtype) + positions_BLD
+        seed = None if deterministic else dropout_seed(self.make_rng("dropout"))
+        return dropout(x_BLD, c.dropout_rate, seed)
+
+
+def shift_right(labels: Array, start_id: int) -> Array:
+    """Labels [B, L] -> decoder inputs [B, L]: the start token, then the labels without the last."""
+    return jax.lax.pad(labels, jnp.asarray(start_id, labels.dtype), ((0, 0, 0), (1, -1, 0)))
