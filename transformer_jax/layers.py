@@ -158,13 +158,18 @@ class Embed(Owner):
 
     def __call__(self, ids_BL: Array) -> Array:
         """Rows of the table, [B, L] integers -> [B, L, D] in `dtype`."""
-        return jnp.take(self.embedding, ids_BL, axis=0).astype(self.dtype)
+        x_BLD = jnp.take(self._table(), ids_BL, axis=0)
+        return constrain(x_BLD, "batch", "length", None)
 
     def attend(self, x_BLD: Array) -> Array:
         """Products with every row, [B, L, D] -> float32 [B, L, V]."""
-        table_VD = self.embedding.astype(self.dtype)
-        logits_BLV = jnp.einsum("BLD,VD->BLV", x_BLD.astype(self.dtype), table_VD)
+        logits_BLV = jnp.einsum("BLD,VD->BLV", x_BLD.astype(self.dtype), self._table())
         return constrain(logits_BLV.astype(jnp.float32), "batch", "length", "vocab")
+
+    def _table(self) -> Array:
+        # Gathered along D before use: a lookup in a table that is split both ways makes the compiler replicate its
+        # result, activations and all.
+        return constrain(self.embedding.astype(self.dtype), self.rows, None)
 
 
 class LayerNorm(Owner):

@@ -1,0 +1,246 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer_jax import (
+    AttentionMask,
+    Dropout,
+    KVCache,
+    MultiHeadAttention,
+    attention_weights,
+    dot_product_attention,
+    dropout,
+)
+from transformer_jax.attention import _cudnn_obstacle
+
+B, L, S, H, K, D = 2, 3, 4, 2, 4, 8
+rng = np.random.default_rng(0)
+Q, KEY, VALUE = (rng.normal(size=(B, n, H, K)).astype(np.float32) for n in (L, S, S))
+X, MEMORY = (rng.normal(size=(B, n, D)).astype(np.float32) for n in (L, S))
+SEED = jnp.asarray([1, 2], jnp.uint32)
+
+# Every mask leaves each query a key; the rows without keys have a test of their own.
+MASKS = {
+    "none": None,
+    "padding": AttentionMask.padding(jnp.asarray([[0, 1, 1, 0], [1, 1, 1, 1]])),
+    "lengths": AttentionMask.lengths(jnp.asarray([1, 3])),
+    "causal": AttentionMask.causal(),
+    "offset": AttentionMask.causal(1),
+    "segments": AttentionMask.segments(jnp.asarray([[0, 0, 1], [2, 3, 3]]), jnp.asarray([[0, 1, 1, 0], [2, 2, 3, 9]])),
+    "all": AttentionMask.causal(1) & AttentionMask.lengths(jnp.asarray([2, 4])) & AttentionMask.padding(jnp.ones((B, S))),
+}
+
+
+def softmax_oracle(q, k, dense):
+    scores = np.einsum("BLHK,BSHK->BHLS", q.astype(np.float64), k.astype(np.float64)) / np.sqrt(q.shape[-1])
+    if dense is not None:
+        scores = np.where(np.asarray(dense), scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def attention_oracle(q, k, v, mask):
+    dense = None if mask is None else mask.dense(q.shape[1], k.shape[1])
+    return np.einsum("BHLS,BSHK->BLHK", softmax_oracle(q, k, dense), v.astype(np.float64))
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_attention_and_its_gradient_are_those_of_the_definition(name):
+    mask = MASKS[name]
+    y, vjp = jax.vjp(jax.jit(lambda *qkv: dot_product_attention(*qkv, mask)), Q, KEY, VALUE)
+    np.testing.assert_allclose(y, attention_oracle(Q, KEY, VALUE, mask), atol=1e-5)
+
+    # Directional derivatives of the float64 oracle, by central differences.
+    g = np.random.default_rng(1).normal(size=y.shape)
+    gradients = vjp(jnp.asarray(g, jnp.float32))
+    for which, gradient in enumerate(gradients):
+        args = [a.astype(np.float64) for a in (Q, KEY, VALUE)]
+        direction, step = np.random.default_rng(2 + which).normal(size=args[which].shape), 1e-5
+        values = []
+        for sign in (1, -1):
+            moved = [a + sign * step * direction if i == which else a for i, a in enumerate(args)]
+            values.append((attention_oracle(*moved, mask) * g).sum())
+        np.testing.assert_allclose((gradient * direction).sum(), (values[0] - values[1]) / (2 * step), rtol=1e-4, atol=1e-4)
+
+
+def test_weights_sum_to_one_and_are_zero_where_masked():
+    mask = MASKS["segments"]
+    weights_BHLS = np.asarray(attention_weights(jnp.asarray(Q), jnp.asarray(KEY), mask))
+    assert weights_BHLS.shape == (B, H, L, S) and weights_BHLS.dtype == np.float32
+    np.testing.assert_allclose(weights_BHLS.sum(-1), 1.0, atol=1e-6)
+    dense = np.broadcast_to(mask.dense(L, S), weights_BHLS.shape)
+    assert (weights_BHLS[~dense] == 0.0).all() and (weights_BHLS[dense] > 0.0).all()
+
+
+def test_rows_without_keys_are_finite_forwards_and_backwards():
+    mask = AttentionMask.lengths(jnp.asarray([0, 2]))
+    y, vjp = jax.vjp(lambda *qkv: dot_product_attention(*qkv, mask), Q, KEY, VALUE)
+    np.testing.assert_allclose(y[0], np.broadcast_to(VALUE[0].mean(0), (L, H, K)), atol=1e-6)
+    assert all(np.isfinite(g).all() for g in vjp(jnp.ones_like(y)))
+
+
+def test_scores_beyond_the_range_of_exp_are_finite():
+    y = dot_product_attention(jnp.asarray(Q) * 1e4, jnp.asarray(KEY) * 1e4, jnp.asarray(VALUE), AttentionMask.causal())
+    assert np.isfinite(y).all()
+
+
+def test_dropout_falls_on_the_weights():
+    drop = Dropout(0.5, SEED)
+    weights = dropout(attention_weights(jnp.asarray(Q), jnp.asarray(KEY)), *drop)
+    assert 0 < (np.asarray(weights) == 0).sum() < weights.size
+    y = dot_product_attention(jnp.asarray(Q), jnp.asarray(KEY), jnp.asarray(VALUE), dropout=drop)
+    np.testing.assert_allclose(y, np.einsum("BHLS,BSHK->BLHK", weights, VALUE), atol=1e-6)
+
+
+def test_bfloat16_computes_the_softmax_in_float32():
+    q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in (Q, KEY, VALUE))
+    assert attention_weights(q, k).dtype == jnp.float32
+    y = dot_product_attention(q, k, v, MASKS["padding"])
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(y, np.float32), attention_oracle(Q, KEY, VALUE, MASKS["padding"]), atol=0.03)
+
+
+# --- the choice of a kernel --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("cpu", jnp.bfloat16, 64, None, None), "backend is cpu"),
+        (("gpu", jnp.dtype("float32"), 64, None, None), "not float32"),
+        (("gpu", jnp.bfloat16, 264, None, None), "not 264"),
+        (("gpu", jnp.bfloat16, 12, None, None), "not 12"),
+        (("gpu", jnp.bfloat16, 64, None, Dropout(0.1, SEED)), "dropout"),
+        (("gpu", jnp.bfloat16, 64, MASKS["padding"], None), "neither causal nor a length"),
+        (("gpu", jnp.bfloat16, 64, MASKS["segments"], None), "neither causal nor a length"),
+        (("gpu", jnp.bfloat16, 64, MASKS["offset"], None), "position 0"),
+        (("gpu", jnp.bfloat16, 64, AttentionMask.causal(jnp.int32(0)), None), "position 0"),
+    ],
+)
+def test_what_keeps_cudnn_away_is_said(arguments, reason):
+    assert reason in _cudnn_obstacle(*arguments)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.dtype("bfloat16"), jnp.dtype("float16")])
+@pytest.mark.parametrize("mask", [None, AttentionMask(), MASKS["causal"], MASKS["lengths"]])
+def test_nothing_keeps_cudnn_away_from_what_it_can_do(dtype, mask):
+    assert _cudnn_obstacle("gpu", dtype, 64, mask, None) == ""
+    assert _cudnn_obstacle("gpu", dtype, 64, mask, Dropout(0.0, SEED)) == ""
+
+
+def test_asking_for_cudnn_where_it_is_not_is_an_error():
+    with pytest.raises(ValueError, match="cuDNN attention is not possible here: the backend is cpu"):
+        dot_product_attention(Q, KEY, VALUE, implementation="cudnn")
+
+
+def test_the_choice_is_logged_once(caplog):
+    from transformer_jax.attention import _log_choice
+
+    _log_choice.cache_clear()
+    with caplog.at_level("INFO", "transformer_jax.attention"):
+        for _ in range(2):
+            dot_product_attention(jnp.asarray(Q), jnp.asarray(KEY), jnp.asarray(VALUE))
+    assert [r.getMessage() for r in caplog.records] == ["attention: xla (the backend is cpu)"]
+
+
+# --- the layer ---------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def layer(bias=True, head_dim=None, dtype=jnp.float32):
+    """The layer and its parameters for self- and cross-attention, biases drawn so that they matter."""
+    module = MultiHeadAttention(D, H, head_dim, use_bias=bias, dtype=dtype)
+    key = jax.random.key(0)
+    params = module.init(key, jnp.asarray(X))["params"] | module.init(key, jnp.asarray(X), memory=MEMORY)["params"]
+    leaves, tree = jax.tree.flatten(params)
+    draw = np.random.default_rng(5)
+    return module, tree.unflatten([jnp.asarray(draw.normal(size=x.shape) * 0.4, jnp.float32) for x in leaves])
+
+
+def project(params, x, equation):
+    y = np.einsum(equation, x.astype(np.float64), np.asarray(params["kernel"], np.float64))
+    return y + np.asarray(params["bias"], np.float64) if "bias" in params else y
+
+
+def layer_oracle(params, x, memory, mask):
+    if memory is None:
+        q, k, v = np.moveaxis(project(params["qkv"], x, "BLD,DCHK->BLCHK"), 2, 0)
+    else:
+        q = project(params["query"], x, "BLD,DHK->BLHK")
+        k, v = np.moveaxis(project(params["key_value"], memory, "BLD,DCHK->BLCHK"), 2, 0)
+    return project(params["out"], attention_oracle(q, k, v, mask), "BLHK,HKD->BLD")
+
+
+@pytest.mark.parametrize(("bias", "head_dim"), [(True, None), (False, 3)])
+@pytest.mark.parametrize("memory", [None, MEMORY], ids=["self", "cross"])
+def test_the_layer_is_its_definition(bias, head_dim, memory):
+    module, params = layer(bias, head_dim)
+    mask = MASKS["causal"] if memory is None else MASKS["padding"]
+    y, cache = module.apply({"params": params}, jnp.asarray(X), mask, memory=memory)
+    assert cache is None
+    np.testing.assert_allclose(y, layer_oracle(params, X, memory, mask), atol=2e-5)
+    assert all(("bias" in p) == bias for p in params.values())
+
+
+def test_the_weights_of_the_layer_are_those_it_uses():
+    module, params = layer()
+    q, k, _ = np.moveaxis(project(params["qkv"], X, "BLD,DCHK->BLCHK"), 2, 0)
+    mask = MASKS["causal"]
+    weights = module.apply({"params": params}, jnp.asarray(X), mask, method="weights")
+    np.testing.assert_allclose(weights, softmax_oracle(q, k, mask.dense(L, L)), atol=1e-5)
+
+
+@pytest.mark.parametrize("pieces", [[1, 1, 1], [2, 1], [3]])
+def test_a_cache_makes_no_difference(pieces):
+    module, params = layer()
+    mask = AttentionMask.lengths(jnp.asarray([3, 2]))
+    whole, _ = module.apply({"params": params}, jnp.asarray(X), AttentionMask.causal() & mask)
+    cache, start, parts = KVCache.empty(B, 5, H, D // H), 0, []
+    for piece in pieces:
+        x = jnp.asarray(X[:, start : start + piece])
+        y, cache = module.apply({"params": params}, x, mask, cache=cache)
+        start += piece
+        parts.append(y)
+        assert int(cache.length) == start
+    np.testing.assert_allclose(np.concatenate(parts, 1), whole, atol=1e-5)
+
+
+def test_what_an_unfilled_cache_holds_does_not_matter():
+    module, params = layer()
+    empty = KVCache.empty(B, 5, H, D // H)
+    dirty = KVCache(empty.key_BSHK + 7.0, empty.value_BSHK - 5.0, empty.length)
+    run = jax.jit(lambda cache: module.apply({"params": params}, jnp.asarray(X), cache=cache)[0])
+    np.testing.assert_array_equal(run(empty), run(dirty))
+
+
+def test_beams_share_the_memory_of_their_sentence():
+    module, params = layer()
+    beams = np.random.default_rng(9).normal(size=(3 * B, 1, D)).astype(np.float32)
+    apply = functools.partial(module.apply, {"params": params}, jnp.asarray(beams))
+    shared, _ = apply(MASKS["padding"], memory=MEMORY)
+    repeated_mask = AttentionMask.padding(jnp.repeat(MASKS["padding"].key_mask_BS, 3, axis=0))
+    repeated, _ = apply(repeated_mask, memory=np.repeat(MEMORY, 3, axis=0))
+    np.testing.assert_allclose(shared, repeated, atol=1e-6)
+    projected = module.apply({"params": params}, MEMORY, method="project_memory")
+    assert projected.key_BSHK.shape == (B, S, H, D // H)
+    np.testing.assert_array_equal(apply(MASKS["padding"], memory=projected)[0], shared)
+
+
+def test_the_layer_runs_in_bfloat16():
+    module, params = layer(dtype=jnp.bfloat16)
+    for memory in (None, MEMORY):
+        y, _ = module.apply({"params": params}, jnp.asarray(X), memory=memory)
+        assert y.dtype == jnp.bfloat16
+        expected = layer_oracle(params, X, memory, None)
+        np.testing.assert_allclose(np.asarray(y, np.float32), expected, atol=0.03 * np.abs(expected).max())
+
+
+def test_the_layer_refuses_what_cannot_be():
+    with pytest.raises(ValueError, match="3 heads do not divide the width 8"):
+        MultiHeadAttention(D, 3).init(jax.random.key(0), jnp.asarray(X))
+    module, params = layer()
+    with pytest.raises(ValueError, match="a cache is for self-attention"):
+        module.apply({"params": params}, jnp.asarray(X), memory=MEMORY, cache=KVCache.empty(B, 5, H, D // H))

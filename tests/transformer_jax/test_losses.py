@@ -1,0 +1,85 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer_jax import cross_entropy
+
+V = 7
+rng = np.random.default_rng(0)
+LOGITS = (3 * rng.normal(size=(2, 5, V))).astype(np.float32)
+LABELS = rng.integers(0, V, (2, 5))
+WEIGHTS = np.array([[1, 1, 0, 1, 0], [0, 1, 0.5, 1, 1]], np.float32)
+
+
+def oracle(logits, labels, weights, smoothing, z_loss):
+    """The definition: a smoothed one-hot target against the log-softmax, position by position."""
+    total = 0.0
+    for index in np.ndindex(labels.shape):
+        z = logits[index].astype(np.float64)
+        log_z = np.log(np.exp(z - z.max()).sum()) + z.max()
+        target = np.full(V, smoothing / V)
+        target[labels[index]] += 1 - smoothing
+        total += weights[index] * (-(target * (z - log_z)).sum() + z_loss * log_z**2)
+    return total
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+@pytest.mark.parametrize("z_loss", [0.0, 0.01])
+def test_cross_entropy_is_its_definition(smoothing, z_loss):
+    for weights in (None, WEIGHTS):
+        total, weight = cross_entropy(
+            jnp.asarray(LOGITS), jnp.asarray(LABELS), weights, label_smoothing=smoothing, z_loss=z_loss
+        )
+        used = np.ones(LABELS.shape) if weights is None else weights
+        assert total.dtype == weight.dtype == jnp.float32 and total.shape == weight.shape == ()
+        np.testing.assert_allclose(total, oracle(LOGITS, LABELS, used, smoothing, z_loss), rtol=1e-5)
+        np.testing.assert_allclose(weight, used.sum())
+
+
+def test_boolean_weights_count_as_ones():
+    chosen = WEIGHTS > 0
+    for a, b in zip(
+        cross_entropy(jnp.asarray(LOGITS), jnp.asarray(LABELS), jnp.asarray(chosen)),
+        cross_entropy(jnp.asarray(LOGITS), jnp.asarray(LABELS), jnp.asarray(chosen, jnp.float32)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("smoothing", "z_loss"), [(0.0, 0.0), (0.1, 0.0), (0.1, 0.02)])
+def test_the_gradient_is_softmax_minus_target(smoothing, z_loss):
+    def loss(logits):
+        return cross_entropy(logits, jnp.asarray(LABELS), WEIGHTS, label_smoothing=smoothing, z_loss=z_loss)[0]
+
+    z = LOGITS.astype(np.float64)
+    softmax = np.exp(z - z.max(-1, keepdims=True))
+    log_z = np.log(softmax.sum(-1, keepdims=True)) + z.max(-1, keepdims=True)
+    softmax /= softmax.sum(-1, keepdims=True)
+    target = (1 - smoothing) * np.eye(V)[LABELS] + smoothing / V
+    expected = WEIGHTS[..., None] * (softmax - target + 2 * z_loss * log_z * softmax)
+    np.testing.assert_allclose(jax.grad(loss)(jnp.asarray(LOGITS)), expected, atol=1e-6)
+
+
+def test_logits_of_any_size_and_type_are_finite():
+    huge = jnp.asarray(LOGITS) * 1e30
+    total, _ = cross_entropy(huge, jnp.argmax(huge, -1), label_smoothing=0.0)
+    assert float(total) == 0.0
+    half, _ = cross_entropy(jnp.asarray(LOGITS, jnp.bfloat16), jnp.asarray(LABELS))
+    assert half.dtype == jnp.float32
+    np.testing.assert_allclose(
+        half, oracle(np.asarray(jnp.asarray(LOGITS, jnp.bfloat16), np.float64), LABELS, np.ones((2, 5)), 0, 0), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_is_that_of_torch(smoothing):
+    torch = pytest.importorskip("torch")
+    theirs = torch.nn.functional.cross_entropy(
+        torch.from_numpy(LOGITS).reshape(-1, V),
+        torch.from_numpy(LABELS).reshape(-1),
+        label_smoothing=smoothing,
+        reduction="sum",
+    )
+    ours, _ = cross_entropy(jnp.asarray(LOGITS), jnp.asarray(LABELS), label_smoothing=smoothing)
+    np.testing.assert_allclose(ours, theirs.item(), rtol=1e-5)

@@ -1,0 +1,371 @@
+"""English-German sentences made from CLDR (through Babel): what `train translate` learns when it is given no data.
+
+Dates, times, amounts and names of countries and languages stand in templates. A value - a date, an amount, a list of
+names - is reserved for the held-out pairs by a hash of its English form, so that no training sentence holds it.
+Each name alone does occur in training, since nothing else could tell a model its translation.
+"""
+
+import datetime
+import functools
+import hashlib
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+from babel import Locale, dates, lists, numbers, units
+
+Pair = tuple[str, str]
+
+
+class Example(NamedTuple):
+    """A pair of sentences and the values in its English side; `held_out` if one of those is reserved."""
+
+    category: str
+    values: tuple[str, ...]
+    source: str
+    target: str
+    held_out: bool
+
+
+_RESERVED_PERCENT = 6
+_LOCALES = ("en", "de")
+# Category -> training pairs, held-out pairs.
+_COUNTS = {
+    "date": (4200, 200),
+    "time": (2000, 80),
+    "appointment": (2400, 120),
+    "month": (600, 30),
+    "interval": (2000, 100),
+    "hours": (1300, 70),
+    "quantity": (3000, 140),
+    "money": (2600, 130),
+    "percent": (700, 30),
+    "countries": (1100, 50),
+    "languages": (1100, 50),
+}
+
+# A template holds {} once for each value; the German ones are built such that the form which CLDR gives fits.
+_DATE = (
+    ("The meeting is on {}.", "Das Treffen ist am {}."),
+    ("The contract ends on {}.", "Der Vertrag endet am {}."),
+    ("She was born on {}.", "Sie wurde am {} geboren."),
+    ("The letter of {} has arrived.", "Der Brief vom {} ist angekommen."),
+    ("We are closed on {}.", "Am {} haben wir geschlossen."),
+    ("The school opened on {}.", "Die Schule wurde am {} eröffnet."),
+    ("Please reply by {}.", "Bitte antworten Sie bis zum {}."),
+    ("The law has been in force since {}.", "Das Gesetz ist seit dem {} in Kraft."),
+)
+_FULL_DATE = (
+    ("Date of departure: {}.", "Tag der Abreise: {}."),
+    ("The new date is {}.", "Der neue Termin ist {}."),
+    ("Next meeting: {}.", "Nächstes Treffen: {}."),
+)
+_TIME = (
+    ("The train leaves at {}.", "Der Zug fährt um {} Uhr ab."),
+    ("We will meet at {}.", "Wir treffen uns um {} Uhr."),
+    ("The film begins at {}.", "Der Film beginnt um {} Uhr."),
+    ("It is now {}.", "Es ist jetzt {} Uhr."),
+    ("She called me at {}.", "Sie hat mich um {} Uhr angerufen."),
+    ("The shop closes at {}.", "Das Geschäft schließt um {} Uhr."),
+)
+_APPOINTMENT = (
+    ("The meeting begins on {} at {}.", "Das Treffen beginnt am {} um {} Uhr."),
+    ("The plane lands on {} at {}.", "Das Flugzeug landet am {} um {} Uhr."),
+    ("Your appointment is on {} at {}.", "Ihr Termin ist am {} um {} Uhr."),
+    ("The message was sent on {} at {}.", "Die Nachricht wurde am {} um {} Uhr gesendet."),
+)
+_MONTH = (
+    ("The bridge was finished in {}.", "Die Brücke wurde im {} fertiggestellt."),
+    ("He moved to Berlin in {}.", "Er zog im {} nach Berlin."),
+    ("The book appeared in {}.", "Das Buch ist im {} erschienen."),
+    ("Prices fell in {}.", "Im {} sind die Preise gefallen."),
+)
+_INTERVAL = (
+    ("The course ({}) is full.", "Der Kurs ({}) ist ausgebucht."),
+    ("Holidays: {}.", "Ferien: {}."),
+    ("Duration of the exhibition: {}.", "Dauer der Ausstellung: {}."),
+    ("The following period was chosen: {}.", "Der folgende Zeitraum wurde gewählt: {}."),
+)
+_HOURS = (
+    ("Opening hours: {}.", "Öffnungszeiten: {}."),
+    ("Visiting hours of the hospital: {}.", "Besuchszeiten des Krankenhauses: {}."),
+    ("The lecture ({}) takes place in the large hall.", "Die Vorlesung ({}) findet im großen Saal statt."),
+    ("Working hours: {}.", "Arbeitszeiten: {}."),
+)
+_QUANTITY = {
+    "length-kilometer": (
+        ("The road is {} long.", "Die Straße ist {} lang."),
+        ("We have walked {} today.", "Wir sind heute {} gelaufen."),
+    ),
+    "length-meter": (
+        ("The tower is {} high.", "Der Turm ist {} hoch."),
+        ("The river is {} wide here.", "Der Fluss ist hier {} breit."),
+    ),
+    "length-centimeter": (("The table is {} wide.", "Der Tisch ist {} breit."),),
+    "mass-kilogram": (
+        ("The suitcase weighs {}.", "Der Koffer wiegt {}."),
+        ("He bought {} of potatoes.", "Er hat {} Kartoffeln gekauft."),
+    ),
+    "mass-gram": (("The letter weighs {}.", "Der Brief wiegt {}."), ("Add {} of flour.", "Geben Sie {} Mehl hinzu.")),
+    "volume-liter": (
+        ("The tank holds {}.", "Der Tank fasst {}."),
+        ("We need {} of water.", "Wir brauchen {} Wasser."),
+    ),
+    "temperature-celsius": (
+        ("The temperature is {}.", "Die Temperatur beträgt {}."),
+        ("Heat the oven to {}.", "Heizen Sie den Ofen auf {} vor."),
+    ),
+    "duration-minute": (
+        ("The journey takes {}.", "Die Fahrt dauert {}."),
+        ("He waited {} for the bus.", "Er hat {} auf den Bus gewartet."),
+    ),
+    "duration-hour": (("The flight takes {}.", "Der Flug dauert {}."), ("She slept {}.", "Sie hat {} geschlafen.")),
+    "duration-day": (("The delivery takes {}.", "Die Lieferung dauert {}."),),
+    "speed-kilometer-per-hour": (("The top speed is {}.", "Die Höchstgeschwindigkeit beträgt {}."),),
+    "area-square-meter": (("The floor area is {}.", "Die Wohnfläche beträgt {}."),),
+    "digital-gigabyte": (("The file is {} in size.", "Die Datei ist {} groß."),),
+}
+_MONEY = (
+    ("The ticket costs {}.", "Die Fahrkarte kostet {}."),
+    ("I paid {} for the book.", "Ich habe {} für das Buch bezahlt."),
+    ("The bill comes to {}.", "Die Rechnung beträgt {}."),
+    ("He still owes me {}.", "Er schuldet mir noch {}."),
+    ("The rent is {} a month.", "Die Miete beträgt {} im Monat."),
+    ("She saved {} last year.", "Sie hat im letzten Jahr {} gespart."),
+)
+_PERCENT = (
+    ("Prices rose by {}.", "Die Preise stiegen um {}."),
+    ("The share is {}.", "Der Anteil beträgt {}."),
+    ("Turnout was {}.", "Die Wahlbeteiligung lag bei {}."),
+    ("We grant a discount of {}.", "Wir gewähren einen Rabatt von {}."),
+)
+_COUNTRY = (
+    ("Our guests come from {}.", "Unsere Gäste kommen aus {}."),
+    ("She lives in {}.", "Sie lebt in {}."),
+    ("Tomorrow they will travel to {}.", "Morgen reisen sie nach {}."),
+    ("The weather in {} is good.", "Das Wetter in {} ist gut."),
+    ("I have never been to {}.", "Ich war noch nie in {}."),
+)
+_COUNTRY_NAMED = (
+    ("Country: {}.", "Land: {}."),
+    ("Country of origin: {}.", "Herkunftsland: {}."),
+    ("Address: {}.", "Anschrift: {}."),
+)
+_COUNTRIES = (
+    ("Participating countries: {}.", "Teilnehmende Länder: {}."),
+    ("Stops on the journey: {}.", "Stationen der Reise: {}."),
+    ("The following countries have agreed: {}.", "Folgende Länder haben zugestimmt: {}."),
+)
+_JOURNEY = (
+    ("The ship sails {}.", "Das Schiff fährt {}."),
+    ("He flew {}.", "Er flog {}."),
+    ("The parcel is on its way {}.", "Das Paket ist unterwegs {}."),
+)
+_LANGUAGE = (
+    ("She speaks {}.", "Sie spricht {}."),
+    ("The book is available in {}.", "Das Buch ist auf {} erhältlich."),
+    ("He is learning {}.", "Er lernt {}."),
+    ("Language: {}.", "Sprache: {}."),
+)
+_LANGUAGES = (
+    ("She speaks {}.", "Sie spricht {}."),
+    ("We offer courses in {}.", "Wir bieten Kurse in {} an."),
+    ("The languages of the conference are {}.", "Die Sprachen der Konferenz sind {}."),
+    ("He wants to learn {}.", "Er möchte {} lernen."),
+)
+_CURRENCIES = ("EUR", "EUR", "USD", "USD", "GBP", "CHF", "JPY", "SEK", "NOK", "DKK", "CAD", "AUD")
+
+# Names that German uses with an article: they stand only where a form without one is right, after a colon.
+_WITH_ARTICLE = frozenset(
+    "AC AE AN AQ AX BQ BS BV CC CF CH CK CP CX DG DO FK FO GB GG GS HM IC IM IO IQ IR JE KM KY LB MD MH MN MP MV NE NF NL "
+    "PH PM PN PS SB SC SD SK SS TC TD TF TR UA UM US VA VG VI XK YE".split()
+)
+_NO_COUNTRY = frozenset("EA EU EZ QO UN XA XB ZZ".split())
+
+
+def cldr_pairs() -> tuple[list[Pair], list[Pair]]:
+    """English and German: 21,000 pairs to train on and 1,000 held out, the same on every machine.
+
+    Another release of Babel may give a few other names or forms. Takes about two seconds.
+    """
+    train, held_out = [], []
+    for example in examples():
+        (held_out if example.held_out else train).append((example.source, example.target))
+    return train, held_out
+
+
+def examples() -> list[Example]:
+    """All pairs with their category and values, shuffled; English sentences are unique."""
+    rng = random.Random(2017)
+    made = _single_names()
+    seen = {example.source for example in made}
+    for category, (train, held_out) in _COUNTS.items():
+        wanted = {False: train, True: held_out}
+        for _ in range(100 * (train + held_out)):
+            example = _example(category, *_MAKERS[category](rng))
+            if wanted[example.held_out] and example.source not in seen:
+                wanted[example.held_out] -= 1
+                seen.add(example.source)
+                made.append(example)
+            if not any(wanted.values()):
+                break
+    rng.shuffle(made)
+    return made
+
+
+def _example(category: str, template: Pair, *values: Pair) -> Example:
+    """Fills a template with (English, German) values."""
+    values = tuple((_plain(english), _plain(german)) for english, german in values)
+    source, target = (template[side].format(*(value[side] for value in values)) for side in (0, 1))
+    english = tuple(value[0] for value in values)
+    return Example(category, english, source, target, any(_reserved(category, value) for value in english))
+
+
+def _plain(text: str) -> str:
+    """CLDR's thin and no-break spaces as plain ones."""
+    return " ".join(text.split())
+
+
+@functools.cache
+def _reserved(category: str, value: str) -> bool:
+    """Whether a value occurs in held-out sentences of its category only."""
+    digest = hashlib.sha256(f"{category} {value}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") % 100 < _RESERVED_PERCENT
+
+
+# --- values: functions of a random generator that give a template and (English, German) values ---
+
+
+def _both(form: Callable[..., str], *arguments: object, **options: object) -> Pair:
+    english, german = (form(*arguments, locale=locale, **options) for locale in _LOCALES)
+    return english, german
+
+
+def _day(rng: random.Random) -> datetime.date:
+    return datetime.date(1980, 1, 1) + datetime.timedelta(rng.randrange(365 * 55))
+
+
+def _clock(rng: random.Random) -> Pair:
+    """A time of day, on a five-minute mark more often than not."""
+    minute = rng.choice((rng.randrange(60), 5 * rng.randrange(12), 15 * rng.randrange(4)))
+    return _both(dates.format_time, datetime.time(rng.randrange(24), minute), "short")
+
+
+def _date(rng: random.Random) -> tuple[Pair, Pair]:
+    if rng.random() < 0.2:
+        return rng.choice(_FULL_DATE), _both(dates.format_date, _day(rng), "full")
+    return rng.choice(_DATE), _both(dates.format_date, _day(rng), "long")
+
+
+def _time(rng: random.Random) -> tuple[Pair, Pair]:
+    return rng.choice(_TIME), _clock(rng)
+
+
+def _appointment(rng: random.Random) -> tuple[Pair, Pair, Pair]:
+    return rng.choice(_APPOINTMENT), _both(dates.format_date, _day(rng), "long"), _clock(rng)
+
+
+def _month(rng: random.Random) -> tuple[Pair, Pair]:
+    return rng.choice(_MONTH), _both(dates.format_skeleton, "yMMMM", _day(rng))
+
+
+def _interval(rng: random.Random) -> tuple[Pair, Pair]:
+    first = _day(rng)
+    last = first + datetime.timedelta(rng.randint(2, rng.choice((9, 90))))
+    return rng.choice(_INTERVAL), _both(dates.format_interval, first, last, "yMMMd")
+
+
+def _hours(rng: random.Random) -> tuple[Pair, Pair]:
+    first = rng.randrange(5 * 4, 20 * 4)
+    last = rng.randrange(first + 2, 23 * 4)
+    ends = [datetime.time(quarter // 4, quarter % 4 * 15) for quarter in (first, last)]
+    forms = [dates.format_interval(*ends, skeleton, locale=locale) for skeleton, locale in (("hm", "en"), ("Hm", "de"))]
+    return rng.choice(_HOURS), (forms[0], forms[1])
+
+
+def _number(rng: random.Random) -> float:
+    """Small and large, whole and with one decimal."""
+    largest = rng.choice((20, 100, 1000, 10_000))
+    return rng.randint(2, largest) if rng.random() < 0.6 else rng.randint(11, 10 * largest) / 10
+
+
+def _quantity(rng: random.Random) -> tuple[Pair, Pair]:
+    unit = rng.choice(tuple(_QUANTITY))
+    return rng.choice(_QUANTITY[unit]), _both(units.format_unit, _number(rng), unit, length="long")
+
+
+def _money(rng: random.Random) -> tuple[Pair, Pair]:
+    amount = rng.randint(200, rng.choice((10_000, 100_000, 1_000_000))) / 100
+    kind = rng.choice(("standard", "name"))
+    return rng.choice(_MONEY), _both(numbers.format_currency, amount, rng.choice(_CURRENCIES), format_type=kind)
+
+
+def _percent(rng: random.Random) -> tuple[Pair, Pair]:
+    share = rng.randint(2, 999) / 10
+    english, german = (numbers.format_decimal(share, locale=locale) for locale in _LOCALES)
+    return rng.choice(_PERCENT), (f"{english}%", f"{german} %")
+
+
+@functools.cache
+def _country_names() -> tuple[list[Pair], list[Pair]]:
+    """Countries and territories: all, and those that German uses without an article."""
+    names = _names("territories")
+    countries = {code: name for code, name in names.items() if code not in _NO_COUNTRY}
+    return list(countries.values()), [name for code, name in countries.items() if code not in _WITH_ARTICLE]
+
+
+@functools.cache
+def _language_names() -> list[Pair]:
+    return list(_names("languages").values())
+
+
+def _names(kind: str) -> dict[str, Pair]:
+    """Two-letter code -> English and German name, without names that hold a remark or two parts."""
+    english, german = (getattr(Locale(locale), kind) for locale in _LOCALES)
+    codes = sorted(code for code in english if code in german and len(code) == 2 and code.isalpha())
+    return {
+        code: (english[code], german[code])
+        for code in codes
+        if not any(mark in f"{english[code]} {german[code]}" for mark in ("&", "(", "SAR", "Sonderverwaltungsregion"))
+    }
+
+
+def _single_names() -> list[Example]:
+    """Each country and each language in several sentences, all for training."""
+    countries, without_article = _country_names()
+    filled = [("country", template, name) for template in _COUNTRY for name in without_article]
+    filled += [("country", template, name) for template in _COUNTRY_NAMED for name in countries]
+    filled += [("language", template, name) for template in _LANGUAGE for name in _language_names()]
+    return [Example(kind, (), *(t.format(n) for t, n in zip(*pair, strict=True)), False) for kind, *pair in filled]
+
+
+def _countries(rng: random.Random) -> tuple[Pair, Pair]:
+    countries, without_article = _country_names()
+    if rng.random() < 0.5:
+        (start, start_de), (end, end_de) = rng.sample(without_article, 2)
+        return rng.choice(_JOURNEY), (f"from {start} to {end}", f"von {start_de} nach {end_de}")
+    return rng.choice(_COUNTRIES), _listed(rng.sample(countries, 3))
+
+
+def _languages(rng: random.Random) -> tuple[Pair, Pair]:
+    return rng.choice(_LANGUAGES), _listed(rng.sample(_language_names(), rng.choice((2, 3))))
+
+
+def _listed(names: list[Pair]) -> Pair:
+    english, german = zip(*names, strict=True)
+    return lists.format_list(english, locale="en"), lists.format_list(german, locale="de")
+
+
+_MAKERS: dict[str, Callable[[random.Random], tuple[Pair, ...]]] = {
+    "date": _date,
+    "time": _time,
+    "appointment": _appointment,
+    "month": _month,
+    "interval": _interval,
+    "hours": _hours,
+    "quantity": _quantity,
+    "money": _money,
+    "percent": _percent,
+    "countries": _countries,
+    "languages": _languages,
+}

@@ -1,0 +1,161 @@
+"""The train state, made sharded, and the step that updates it."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from train.sharding import RULES, parameter_shardings, state_shardings
+from transformer_jax import logical_axes
+
+Batch = dict[str, Array]
+Sums = dict[str, Array]
+
+
+class TrainState(NamedTuple):
+    """What a step updates: the number of finished updates (int32), parameters and optimizer state."""
+
+    step: Array
+    params: Any
+    opt_state: Any
+
+
+class Objective(Protocol):
+    """What a job trains on. Every quantity is a sum and a weight, so that parts of a batch can be added."""
+
+    terms: tuple[str, ...]
+    """The sums that make up the loss, each divided by its weight; the others are only reported."""
+
+    def prepare(self, batch: Batch, key: Array) -> tuple[Batch, Sums]:
+        """What is done to a whole batch in front of the model (masking), and the weight of every sum.
+
+        One more weight, `tokens`, counts the real tokens of the batch.
+        """
+        ...
+
+    def sums(self, params: Any, batch: Batch, dropout_key: Array | None) -> Sums:
+        """The sums over (a part of) a prepared batch; without a key there is no dropout."""
+        ...
+
+
+# --- state -------------------------------------------------------------------------------------------------------
+
+
+def abstract_state(
+    model: nn.Module, inputs: tuple[Any, ...], optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """The state as ShapeDtypeStructs with shardings for the mesh; nothing is computed.
+
+    Args:
+        inputs: what `model.init` takes after the key, as arrays or ShapeDtypeStructs.
+    """
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+    shardings = parameter_shardings(logical_axes(model, *inputs), shapes, mesh)
+    params = jax.tree.map(_with_sharding, shapes, shardings)
+    opt_shapes = jax.eval_shape(optimizer.init, shapes)
+    opt_state = jax.tree.map(_with_sharding, opt_shapes, state_shardings(opt_shapes, params, mesh))
+    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec()))
+    return TrainState(step, params, opt_state)
+
+
+def init_state(
+    model: nn.Module, inputs: tuple[Any, ...], optimizer: optax.GradientTransformation, abstract: TrainState, seed: int
+) -> TrainState:
+    """A fresh state, born sharded: it is never whole on one device."""
+
+    def make() -> TrainState:
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), inputs)
+        params = model.init(jax.random.key(seed), *zeros)["params"]
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    return jax.jit(make, out_shardings=shardings_of(abstract))()
+
+
+def shardings_of(abstract: Any) -> Any:
+    """The shardings in a tree of ShapeDtypeStructs."""
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+
+def _with_sharding(shape: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+
+
+# --- steps -------------------------------------------------------------------------------------------------------
+
+
+def make_train_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    abstract: TrainState,
+    *,
+    seed: int,
+    accumulate: int = 1,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
+    """The jitted update `(state, batch) -> (state, metrics)`; the state given is donated.
+
+    Randomness is a pure function of (seed, step). With `accumulate` > 1 the batch is worked off in so many parts,
+    whose gradients add up to exactly that of the whole: sums are divided by the weights of the whole batch.
+    Metrics are the sums divided by their weights, `loss`, `learning_rate`, `gradient_norm`, and each weight
+    under `weight/<name>`.
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        with nn.logical_axis_rules(RULES):
+            batch, weights = objective.prepare(batch, jax.random.fold_in(key, 0))
+            weights = {name: jnp.maximum(weight, 1.0) for name, weight in weights.items()}
+            gradient = jax.value_and_grad(functools.partial(_mean_loss, objective, weights), has_aux=True)
+            dropout_key = jax.random.fold_in(key, 1)
+            if accumulate == 1:
+                (_, sums), grads = gradient(state.params, batch, dropout_key)
+            else:
+                sums, grads = _accumulate(gradient, state.params, batch, dropout_key, accumulate)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {name: total / weights[name] for name, total in sums.items()}
+        metrics["loss"] = sum((metrics[name] for name in objective.terms), jnp.zeros(()))
+        metrics["learning_rate"] = jnp.asarray(schedule(state.step), jnp.float32)
+        metrics["gradient_norm"] = optax.global_norm(grads)
+        metrics |= {f"weight/{name}": weight for name, weight in weights.items()}
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings_of(abstract), None))
+
+
+def make_eval_step(objective: Objective) -> Callable[[Any, Batch, Array], tuple[Sums, Sums]]:
+    """The jitted `(params, batch, key) -> (sums, weights)` without dropout; the key draws the masking."""
+
+    @jax.jit
+    def step(params: Any, batch: Batch, key: Array) -> tuple[Sums, Sums]:
+        with nn.logical_axis_rules(RULES):
+            batch, weights = objective.prepare(batch, key)
+            return objective.sums(params, batch, None), weights
+
+    return step
+
+
+def _mean_loss(objective: Objective, weights: Sums, params: Any, batch: Batch, key: Array) -> tuple[Array, Sums]:
+    sums = objective.sums(params, batch, key)
+    return sum((sums[name] / weights[name] for name in objective.terms), jnp.zeros(())), sums
+
+
+def _accumulate(gradient: Any, params: Any, batch: Batch, key: Array, parts: int) -> tuple[Sums, Any]:
+    # Part i takes rows i, i + parts, ...: every device then works on rows that it already holds.
+    split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        index, rows = part
+        (_, sums), grads = gradient(params, rows, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, total, (sums, grads)), None
+
+    first = jax.tree.map(lambda x: x[0], split)
+    shapes = jax.eval_shape(lambda: gradient(params, first, key))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0][1], shapes[1]))
+    return jax.lax.scan(add, zeros, (jnp.arange(parts), split))[0]
