@@ -136,19 +136,17 @@ def _take_what_fits(sizes_BL: Array, budget_B1: Array) -> Array:
     what is left are out. Two or three rounds suffice in practice.
     """
 
-    def open_sizes(taken_BL: Array, passed_BL: Array) -> tuple[Array, Array]:
-        left_B1 = budget_B1 - jnp.sum(jnp.where(taken_BL, sizes_BL, 0), axis=1, keepdims=True)
-        return (sizes_BL > 0) & ~taken_BL & ~passed_BL & (sizes_BL <= left_B1), left_B1
+    def unfinished(state: tuple[Array, Array]) -> Array:
+        return jnp.any(state[1])
 
     def step(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        taken_BL, passed_BL = state
-        open_BL, left_B1 = open_sizes(taken_BL, passed_BL)
-        fits_BL = jnp.cumsum(jnp.where(open_BL, sizes_BL, 0), axis=1) <= left_B1
-        taken_BL |= open_BL & fits_BL
-        return taken_BL, passed_BL | ((sizes_BL > 0) & ~taken_BL & ~open_sizes(taken_BL, passed_BL)[0])
+        taken_BL, open_BL = state
+        return still_open(taken_BL | (open_BL & (jnp.cumsum(jnp.where(open_BL, sizes_BL, 0), 1) <= left(taken_BL))))
 
-    def unfinished(state: tuple[Array, Array]) -> Array:
-        return jnp.any(open_sizes(*state)[0])
+    def left(taken_BL: Array) -> Array:
+        return budget_B1 - jnp.sum(jnp.where(taken_BL, sizes_BL, 0), axis=1, keepdims=True)
 
-    nothing_BL = jnp.zeros_like(sizes_BL, bool)
-    return jax.lax.while_loop(unfinished, step, (nothing_BL, nothing_BL))[0]
+    def still_open(taken_BL: Array) -> tuple[Array, Array]:
+        return taken_BL, (sizes_BL > 0) & ~taken_BL & (sizes_BL <= left(taken_BL))
+
+    return jax.lax.while_loop(unfinished, step, still_open(jnp.zeros_like(sizes_BL, bool)))[0]

@@ -161,7 +161,7 @@ def main(config: PretrainConfig) -> None:
 
     def evaluate(params: Any) -> dict[str, Any]:
         return evaluate_examples(eval_step, params, held_out_examples, config, mesh) | {
-            "eval/unigram_entropy": entropy
+            "eval/unigram_loss": entropy
         }
 
     task = Task("pretrain", model, (ids,), objective, batches, evaluate, "eval/mlm_loss")
@@ -264,9 +264,9 @@ def finish(
     export = config.run / "export"
     model.save_pretrained(export, params)
     tokenizer.save_pretrained(export)
-    gap = row["eval/unigram_entropy"] - row["eval/mlm_loss"]
+    gap = row["eval/unigram_loss"] - row["eval/mlm_loss"]
     print(f"held-out masked-LM loss {row['eval/mlm_loss']:.3f} nat, accuracy {row['eval/mlm_accuracy']:.1%}")
-    print(f"unigram entropy of the held-out tokens {row['eval/unigram_entropy']:.3f} nat: {gap:.3f} nat above the loss")
+    print(f"unigram entropy of the held-out tokens {row['eval/unigram_loss']:.3f} nat: {gap:.3f} nat above the loss")
     print(f"held-out next-sentence accuracy {row['eval/nsp_accuracy']:.1%}, loss {row['eval/nsp_loss']:.3f} nat")
     sentences = masked_sentences(held_out, tokenizer, 5)
     for (sentence, word), guesses in zip(sentences, fill(export, [s for s, _ in sentences]), strict=True):

@@ -47,7 +47,7 @@ class TranslateConfig(JobConfig):
     """Target tokens of a batch over all devices, padding included."""
     max_length: int = 128
     """Longer pairs are left out."""
-    vocab_size: int = 1500
+    vocab_size: int = 1200
     """Size of the SentencePiece vocabulary that both languages share."""
     label_smoothing: float = 0.1
     """Share of the target's weight that is spread over the vocabulary."""
@@ -81,7 +81,7 @@ class TranslateObjective:
 
     def prepare(self, batch: Batch, key: Array) -> tuple[Batch, Sums]:
         tokens = jnp.sum((batch["labels"] != self._model.config.pad_id).astype(jnp.float32))
-        return batch, dict.fromkeys(("smoothed_loss", "nll", "accuracy", "tokens"), tokens)
+        return batch, dict.fromkeys(("smoothed_loss", "nll_loss", "accuracy", "tokens"), tokens)
 
     def sums(self, params: Any, batch: Batch, dropout_key: Array | None) -> Sums:
         c = self._model.config
@@ -98,7 +98,7 @@ class TranslateObjective:
         smoothed = cross_entropy(logits_BLV, labels_BL, weights_BL, label_smoothing=self._label_smoothing)
         return {
             "smoothed_loss": smoothed[0],
-            "nll": cross_entropy(logits_BLV, labels_BL, weights_BL)[0],
+            "nll_loss": cross_entropy(logits_BLV, labels_BL, weights_BL)[0],
             "accuracy": jnp.sum((jnp.argmax(logits_BLV, -1) == labels_BL) * weights_BL),
         }
 
@@ -140,7 +140,7 @@ def main(config: TranslateConfig) -> None:
         return row | {"eval/bleu": corpus_scores(greedy(sources), references)["bleu"]}
 
     ids = jax.ShapeDtypeStruct((row_shards(mesh), 8), jnp.int32)
-    train(Task("translate", model, (ids, ids), objective, batches, evaluate, "eval/nll"), config, mesh)
+    train(Task("translate", model, (ids, ids), objective, batches, evaluate, "eval/nll_loss"), config, mesh)
     finish(config, model, processor, held_out)
 
 
@@ -191,7 +191,7 @@ def on_host(params: Any) -> Any:
 
 def finish(config: TranslateConfig, model: Transformer, processor: Any, held_out: Sequence[Pair]) -> None:
     """Averages, exports, scores with the paper's beam search, and prints ten translations."""
-    with open_checkpoints(config, "eval/nll") as checkpoints:
+    with open_checkpoints(config, "eval/nll_loss") as checkpoints:
         steps = checkpoints.steps()[-config.average :]
         trees = [checkpoints.restore_params(step) for step in steps]
     params = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0, dtype=np.float64).astype(np.float32), *trees)

