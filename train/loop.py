@@ -166,7 +166,8 @@ class Meter:
     def __init__(self, report: Report, log_every: int) -> None:
         self._report, self._log_every = report, log_every
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
-        self._tokens, self._seconds, self._since = 0.0, 0.0, None
+        self._tokens, self._seconds = 0.0, 0.0
+        self._since: float | None = None
 
     def start(self) -> None:
         """A step begins; the clock runs unless it does already."""

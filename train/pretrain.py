@@ -61,17 +61,17 @@ class PretrainConfig(JobConfig):
 class PretrainObjective:
     """The two losses, with masking drawn on the device as a pure function of the key."""
 
-    terms = ("mlm_loss", "nsp_loss")
+    terms: tuple[str, ...] = ("mlm_loss", "nsp_loss")
 
     def __init__(self, model: BertForPreTraining, tokenizer: BertTokenizer, max_length: int, whole_word: bool):
         self._model = model
-        special = np.asarray(tokenizer.special_ids)
-        self._maskable = functools.partial(maskable, special_ids=special)
+        self._maskable = functools.partial(maskable, special_ids=np.asarray(tokenizer.special_ids))
         self._mask = functools.partial(
             mask_tokens,
             num_predictions=math.ceil(0.15 * max_length),
             mask_id=tokenizer.mask_id,
             vocab_size=tokenizer.vocab_size,
+            special_ids=tokenizer.special_ids,
             continuation_V=tokenizer.continuation_mask() if whole_word else None,
         )
 
@@ -95,7 +95,7 @@ class PretrainObjective:
         return prepared, weights
 
     def sums(self, params: Any, batch: Batch, dropout_key: Array | None) -> Sums:
-        prediction_logits_BPV, next_logits_B2 = self._model.apply(
+        out: Any = self._model.apply(
             {"params": params},
             batch["input_ids"],
             batch["token_type_ids"],
@@ -104,6 +104,7 @@ class PretrainObjective:
             deterministic=dropout_key is None,
             rngs={} if dropout_key is None else {"dropout": dropout_key},
         )
+        prediction_logits_BPV, next_logits_B2 = out
         labels_BP, weights_BP = batch["masked_labels"], batch["masked_weights"]
         next_B = batch["next_sentence_label"]
         return {
@@ -160,9 +161,7 @@ def main(config: PretrainConfig) -> None:
     eval_step = make_eval_step(objective)
 
     def evaluate(params: Any) -> dict[str, Any]:
-        return evaluate_examples(eval_step, params, held_out_examples, config, mesh) | {
-            "eval/unigram_loss": entropy
-        }
+        return evaluate_examples(eval_step, params, held_out_examples, config, mesh) | {"eval/unigram_loss": entropy}
 
     task = Task("pretrain", model, (ids,), objective, batches, evaluate, "eval/mlm_loss")
     state, row = train(task, config, mesh)
@@ -198,7 +197,10 @@ def load_tokenizer(config: PretrainConfig, documents: Sequence[Document], going_
             return BertTokenizer.from_pretrained(config.tokenizer)
         except ValueError as error:
             raise InputError(f"--tokenizer {config.tokenizer}: {error}") from error
-    return BertTokenizer.train((s for document in documents for s in document), config.vocab_size)
+    try:
+        return BertTokenizer.train((s for document in documents for s in document), config.vocab_size)
+    except ValueError as error:
+        raise InputError(f"--vocab-size {config.vocab_size}: {error}") from error
 
 
 def pair_sentences(corpus: TokenCorpus, tokenizer: BertTokenizer, config: PretrainConfig, seed: int) -> SentencePairs:

@@ -116,7 +116,9 @@ def partition_spec(name: str, axes: Sequence[str | None], shape: Sequence[int], 
     def shards(entry: str | tuple[str, ...] | None) -> int:
         return math.prod(mesh.shape[axis] for axis in ([entry] if isinstance(entry, str) else entry or ()))
 
-    return PartitionSpec(*(entry if size % shards(entry) == 0 else None for entry, size in zip(spec, shape)))
+    return PartitionSpec(
+        *(entry if size % shards(entry) == 0 else None for entry, size in zip(spec, shape, strict=True))
+    )
 
 
 def state_shardings(shapes: Any, params: Any, mesh: Mesh) -> Any:

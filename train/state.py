@@ -21,7 +21,7 @@ Sums = dict[str, Array]
 class TrainState(NamedTuple):
     """What a step updates: the number of finished updates (int32), parameters and optimizer state."""
 
-    step: Array
+    step: Any
     params: Any
     opt_state: Any
 

@@ -21,7 +21,6 @@ from train.data.parallel import (
     read_pairs,
     train_sentencepiece,
 )
-from train.errors import InputError
 from train.loop import CheckpointConfig, EvalConfig, JobConfig, Task, open_checkpoints, train
 from train.metrics import corpus_scores
 from train.optimizer import OptimizerConfig
@@ -74,7 +73,7 @@ class TranslateConfig(JobConfig):
 class TranslateObjective:
     """Label-smoothed cross entropy of the target tokens, given all before them and the source."""
 
-    terms = ("smoothed_loss",)
+    terms: tuple[str, ...] = ("smoothed_loss",)
 
     def __init__(self, model: Transformer, label_smoothing: float):
         self._model, self._label_smoothing = model, label_smoothing
@@ -87,14 +86,15 @@ class TranslateObjective:
         c = self._model.config
         labels_BL = batch["labels"]
         weights_BL = (labels_BL != c.pad_id).astype(jnp.float32)
-        logits_BLV = self._model.apply(
+        out: Any = self._model.apply(
             {"params": params},
             batch["input_ids"],
             shift_right(labels_BL, c.decoder_start_id),
             batch["input_ids"] != c.pad_id,
             deterministic=dropout_key is None,
             rngs={} if dropout_key is None else {"dropout": dropout_key},
-        ).logits
+        )
+        logits_BLV = out.logits
         smoothed = cross_entropy(logits_BLV, labels_BL, weights_BL, label_smoothing=self._label_smoothing)
         return {
             "smoothed_loss": smoothed[0],
@@ -209,6 +209,7 @@ def finish(config: TranslateConfig, model: Transformer, processor: Any, held_out
     ][:10]:
         print(f"\n  source:      {source}\n  reference:   {reference}\n  translation: {translation}")
     print(f"\naverage of the checkpoints at steps {', '.join(map(str, steps))}; beam 4, alpha 0.6")
-    print(f"BLEU {scores['bleu']:.2f} on {len(held_out)} held-out pairs ({exact:.1%} exact)  {scores['bleu_signature']}")
-    print(f"chrF {scores['chrf']:.2f}  {scores['chrf_signature']}")
+    print(f"BLEU {scores['bleu']:.2f} on {len(held_out)} held-out pairs, {exact:.1%} of them exact")
+    print(f"  {scores['bleu_signature']}")
+    print(f"chrF {scores['chrf']:.2f}\n  {scores['chrf_signature']}")
     print(f"run folder: {config.run}", flush=True)

@@ -71,7 +71,7 @@ def test_heads_must_divide_the_width():
 
 
 def test_unknown_preset_and_remat():
-    with pytest.raises(ValueError, match="'huge'.*'large'"):
+    with pytest.raises(ValueError, match=r"'huge'.*'large'"):
         BertConfig.preset("huge")
     with pytest.raises(ValueError, match="'some'"):
         BertConfig.tiny(remat="some")

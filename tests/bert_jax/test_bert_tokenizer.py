@@ -28,20 +28,16 @@ def tokenizer():
 
 def test_training_is_deterministic_across_processes(tokenizer):
     # The library numbers pieces in the order of a hash table that is seeded anew in each process.
-    code = f"import json; from bert_jax import BertTokenizer as T; print(json.dumps(T.train({TEXTS!r}, 90).backend.get_vocab()))"
+    train = f"BertTokenizer.train({TEXTS!r}, 90).backend.get_vocab()"
+    code = f"import json; from bert_jax import BertTokenizer; print(json.dumps({train}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == tokenizer.backend.get_vocab()
     assert done.stderr == ""
 
 
 def test_special_tokens_and_sizes(tokenizer):
-    assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id) == (
-        0,
-        1,
-        2,
-        3,
-        4,
-    )
+    names = ("pad_id", "unk_id", "cls_id", "sep_id", "mask_id")
+    assert [getattr(tokenizer, name) for name in names] == [0, 1, 2, 3, 4]
     assert tokenizer.special_ids == (0, 1, 2, 3, 4)
     assert tokenizer.vocab_size == 90 == len(tokenizer.backend.get_vocab())
     pieces = {token for token, i in tokenizer.backend.get_vocab().items() if tokenizer.continuation_mask()[i]}
@@ -143,7 +139,7 @@ def test_unreadable_folders(tmp_path, monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
-    with pytest.raises(ValueError, match="some/name is not a folder.*no network"):
+    with pytest.raises(ValueError, match=r"some/name is not a folder.*no network"):
         BertTokenizer.from_pretrained("some/name")
 
 

@@ -159,7 +159,7 @@ def test_bad_options():
     options = {"mask_id": 4, "vocab_size": 20}
     with pytest.raises(ValueError, match="between 1 and the row's 8 tokens, not 9"):
         mask_tokens(ids, ids > 0, jax.random.key(0), num_predictions=9, **options)
-    with pytest.raises(ValueError, match="rate .* not 0"):
+    with pytest.raises(ValueError, match=r"rate .* not 0"):
         mask_tokens(ids, ids > 0, jax.random.key(0), num_predictions=2, rate=0, **options)
     out = mask_tokens(ids, ids > 0, jax.random.key(0), num_predictions=2, **options)
     assert not out.weights_BP.any()

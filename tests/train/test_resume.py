@@ -109,7 +109,7 @@ def test_continued_on_another_mesh(commands, environment, tmp_path):
     one, other = tmp_path / "one", tmp_path / "other"
     finish(commands["pretrain"], one, environment)
     kill_at(10, commands["pretrain"], other, environment)
-    mesh = "--mesh.data 2 --mesh.fsdp 2 --mesh.tensor 2".split()
+    mesh = ["--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2"]
     finish([*commands["pretrain"], *mesh], other, environment, devices=8)
     ours, theirs = losses(other), losses(one)
     assert ours.keys() == theirs.keys()

@@ -39,6 +39,10 @@ _DATE = (
     ("The school opened on {}.", "Die Schule wurde am {} eröffnet."),
     ("Please reply by {}.", "Bitte antworten Sie bis zum {}."),
     ("The law has been in force since {}.", "Das Gesetz ist seit dem {} in Kraft."),
+    ("The museum has been closed since {}.", "Das Museum ist seit dem {} geschlossen."),
+    ("My brother married on {}.", "Mein Bruder hat am {} geheiratet."),
+    ("The invoice was issued on {}.", "Die Rechnung wurde am {} ausgestellt."),
+    ("The doctor will see you on {}.", "Der Arzt empfängt Sie am {}."),
 )
 _WEEKDAY = (
     ("Date of departure: {}.", "Tag der Abreise: {}."),
@@ -52,30 +56,41 @@ _TIME = (
     ("It is now {}.", "Es ist jetzt {} Uhr."),
     ("She called me at {}.", "Sie hat mich um {} Uhr angerufen."),
     ("The shop closes at {}.", "Das Geschäft schließt um {} Uhr."),
+    ("The alarm clock rings at {}.", "Der Wecker klingelt um {} Uhr."),
+    ("Dinner is served at {}.", "Das Abendessen wird um {} Uhr serviert."),
+    ("The accident happened at {}.", "Der Unfall geschah um {} Uhr."),
 )
 _APPOINTMENT = (
     ("The meeting begins on {} at {}.", "Das Treffen beginnt am {} um {} Uhr."),
     ("The plane lands on {} at {}.", "Das Flugzeug landet am {} um {} Uhr."),
     ("Your appointment is on {} at {}.", "Ihr Termin ist am {} um {} Uhr."),
     ("The message was sent on {} at {}.", "Die Nachricht wurde am {} um {} Uhr gesendet."),
+    ("The concert starts on {} at {}.", "Das Konzert fängt am {} um {} Uhr an."),
+    ("The storm reached the coast on {} at {}.", "Der Sturm erreichte die Küste am {} um {} Uhr."),
 )
 _MONTH = (
     ("The bridge was finished in {}.", "Die Brücke wurde im {} fertiggestellt."),
     ("He moved to Berlin in {}.", "Er zog im {} nach Berlin."),
     ("The book appeared in {}.", "Das Buch ist im {} erschienen."),
     ("Prices fell in {}.", "Im {} sind die Preise gefallen."),
+    ("Their daughter was christened in {}.", "Ihre Tochter wurde im {} getauft."),
+    ("Elections were held in {}.", "Im {} fanden Wahlen statt."),
 )
 _INTERVAL = (
     ("The course ({}) is full.", "Der Kurs ({}) ist ausgebucht."),
     ("Holidays: {}.", "Ferien: {}."),
     ("Duration of the exhibition: {}.", "Dauer der Ausstellung: {}."),
     ("The following period was chosen: {}.", "Der folgende Zeitraum wurde gewählt: {}."),
+    ("Renovation of the kitchen: {}.", "Renovierung der Küche: {}."),
+    ("The festival ({}) attracted many visitors.", "Das Festival ({}) zog viele Besucher an."),
 )
 _HOURS = (
     ("Opening hours: {}.", "Öffnungszeiten: {}."),
     ("Visiting hours of the hospital: {}.", "Besuchszeiten des Krankenhauses: {}."),
     ("The lecture ({}) takes place in the large hall.", "Die Vorlesung ({}) findet im großen Saal statt."),
     ("Working hours: {}.", "Arbeitszeiten: {}."),
+    ("Swimming pool ({}): children free of charge.", "Schwimmbad ({}): Kinder kostenlos."),
+    ("Night shift of the nurses: {}.", "Nachtschicht der Pflegekräfte: {}."),
 )
 # Unit, the largest number of it, the sentences.
 _QUANTITY = (
@@ -95,9 +110,21 @@ _QUANTITY = (
     ("duration-minute", 90, ("He waited {} for the bus.", "Er hat {} auf den Bus gewartet.")),
     ("duration-hour", 24, ("The flight takes {}.", "Der Flug dauert {}.")),
     ("duration-day", 60, ("The delivery takes {}.", "Die Lieferung dauert {}.")),
-    ("speed-kilometer-per-hour", 400, ("The top speed is {}.", "Die Höchstgeschwindigkeit beträgt {}.")),
+    ("speed-mile-per-hour", 300, ("The top speed is {}.", "Die Höchstgeschwindigkeit beträgt {}.")),
     ("area-square-meter", 900, ("The floor area is {}.", "Die Wohnfläche beträgt {}.")),
     ("digital-gigabyte", 500, ("The file is {} in size.", "Die Datei ist {} groß.")),
+    ("length-millimeter", 200, ("The screw is {} long.", "Die Schraube ist {} lang.")),
+    ("mass-tonne", 900, ("The bridge carries {}.", "Die Brücke trägt {}.")),
+    ("volume-milliliter", 900, ("Drink {} of milk.", "Trinken Sie {} Milch.")),
+    ("area-hectare", 700, ("The farm covers {} of forest.", "Der Bauernhof umfasst {} Wald.")),
+    ("area-square-kilometer", 9000, ("The island measures {}.", "Die Insel misst {}.")),
+    ("power-watt", 2000, ("The lamp consumes {}.", "Die Lampe verbraucht {}.")),
+    ("energy-kilowatt-hour", 9000, ("The household used {} of electricity.", "Der Haushalt verbrauchte {} Strom.")),
+    ("duration-week", 50, ("The strike lasted {}.", "Der Streik dauerte {}.")),
+    ("duration-second", 90, ("The runner needed {}.", "Der Läufer brauchte {}.")),
+    ("duration-month", 36, ("The prisoner served {}.", "Der Häftling verbüßte {}.")),
+    ("duration-year", 90, ("The old king reigned {}.", "Der alte König regierte {}.")),
+    ("digital-megabyte", 900, ("The photograph requires {}.", "Das Foto benötigt {}.")),
 )
 _MONEY = (
     ("The ticket costs {}.", "Die Fahrkarte kostet {}."),
@@ -106,12 +133,19 @@ _MONEY = (
     ("He still owes me {}.", "Er schuldet mir noch {}."),
     ("The rent is {} a month.", "Die Miete beträgt {} im Monat."),
     ("She saved {} last year.", "Sie hat im letzten Jahr {} gespart."),
+    ("The repair of the roof cost {}.", "Die Reparatur des Daches hat {} gekostet."),
+    ("Grandmother gave us {} for Christmas.", "Großmutter hat uns zu Weihnachten {} geschenkt."),
+    ("The company donated {}.", "Das Unternehmen hat {} gespendet."),
+    ("A used bicycle costs {} there.", "Ein gebrauchtes Fahrrad kostet dort {}."),
 )
 _PERCENT = (
     ("Prices rose by {}.", "Die Preise stiegen um {}."),
     ("The share is {}.", "Der Anteil beträgt {}."),
     ("Turnout was {}.", "Die Wahlbeteiligung lag bei {}."),
     ("We grant a discount of {}.", "Wir gewähren einen Rabatt von {}."),
+    ("The interest rate is now {}.", "Der Zinssatz liegt jetzt bei {}."),
+    ("Unemployment sank to {}.", "Die Arbeitslosigkeit sank auf {}."),
+    ("The humidity is {}.", "Die Luftfeuchtigkeit beträgt {}."),
 )
 _COUNTRY = (
     ("Our guests come from {}.", "Unsere Gäste kommen aus {}."),
@@ -129,11 +163,15 @@ _COUNTRIES = (
     ("Participating countries: {}.", "Teilnehmende Länder: {}."),
     ("Stops on the journey: {}.", "Stationen der Reise: {}."),
     ("The following countries have agreed: {}.", "Folgende Länder haben zugestimmt: {}."),
+    ("Branches of the bank: {}.", "Niederlassungen der Bank: {}."),
+    ("Our partners abroad: {}.", "Unsere Partner im Ausland: {}."),
 )
 _JOURNEY = (
     ("The ship sails {}.", "Das Schiff fährt {}."),
     ("He flew {}.", "Er flog {}."),
     ("The parcel is on its way {}.", "Das Paket ist unterwegs {}."),
+    ("The family moved {}.", "Die Familie zog {}."),
+    ("Birds migrate every autumn {}.", "Vögel ziehen jeden Herbst {}."),
 )
 _LANGUAGE = (
     ("She speaks {}.", "Sie spricht {}."),
@@ -146,8 +184,12 @@ _LANGUAGES = (
     ("We offer courses in {}.", "Wir bieten Kurse in {} an."),
     ("The languages of the conference are {}.", "Die Sprachen der Konferenz sind {}."),
     ("He wants to learn {}.", "Er möchte {} lernen."),
+    ("The instructions were printed in {}.", "Die Anleitung wurde auf {} gedruckt."),
+    ("Our teacher understands {}.", "Unsere Lehrerin versteht {}."),
 )
-_CURRENCIES = ("EUR", "EUR", "USD", "USD", "GBP", "CHF", "JPY", "SEK", "NOK", "DKK", "CAD", "AUD")
+_CURRENCIES = (
+    ("EUR USD GBP " * 4) + "CHF JPY SEK NOK DKK CAD AUD NZD INR CNY BRL MXN KRW ZAR THB HUF ISK TRY EGP MAD"
+).split()
 
 # Codes of names that German uses with an article: they stand only where a form without one is right, after a colon.
 _WITH_ARTICLE = (

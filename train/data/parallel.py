@@ -137,8 +137,8 @@ def train_sentencepiece(
 ) -> sentencepiece.SentencePieceProcessor:
     """Trains one unigram vocabulary on both sides of the pairs (Kudo 2018), the same one for the same pairs.
 
-    Digits are split from each other. Ids: padding 0 (also the decoder's start, as in T5 and Marian), EOS 1,
-    unknown 2, no BOS. Of more than a million sentences a fixed sample is used.
+    Every character is in it, and digits are split from each other. Ids: padding 0 (also the decoder's start, as in
+    T5 and Marian), EOS 1, unknown 2, no BOS. Of more than a million sentences a fixed sample is used.
 
     Args:
         folder: where to write `spm.model`, whole or not at all; by default nothing is written.
@@ -158,6 +158,7 @@ def train_sentencepiece(
             vocab_size=vocab_size,
             split_digits=True,
             byte_fallback=False,
+            character_coverage=1.0,  # otherwise the rarest letters, as in "Réunion", become unknown
             pad_id=PAD_ID,
             eos_id=EOS_ID,
             unk_id=UNK_ID,
@@ -193,7 +194,9 @@ def load_sentencepiece(path: str | Path) -> sentencepiece.SentencePieceProcessor
         InputError: the file is missing or no SentencePiece model.
     """
     try:
-        return sentencepiece.SentencePieceProcessor(model_proto=Path(path).read_bytes())
+        processor = sentencepiece.SentencePieceProcessor()
+        processor.LoadFromSerializedProto(Path(path).read_bytes())  # the constructor takes empty bytes for no model
+        return processor
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: cannot be read as a SentencePiece model: {reason}") from error
@@ -211,16 +214,22 @@ def encode_pairs(
 
 
 def bucket_lengths(lengths: Sequence[int], count: int = 4, multiple: int = 8, *, maximum: int) -> tuple[int, ...]:
-    """Boundaries of at most `count` buckets that hold about equally many of the `lengths`.
+    """The boundaries of at most `count` buckets that need the least padding for the `lengths`.
 
-    They are quantiles rounded up to a multiple of `multiple`; none exceeds `maximum`, and lengths above it do not
-    count.
+    They are multiples of `multiple` or `maximum`; none exceeds `maximum`, and lengths above it do not count.
     """
     kept = [length for length in lengths if length <= maximum]
-    if not kept:
-        return (maximum,)
-    quantiles = np.quantile(kept, np.arange(1, count + 1) / count, method="higher")
-    return tuple(sorted({min(-(-int(quantile) // multiple) * multiple, maximum) for quantile in quantiles}))
+    used = sorted({min(-(-length // multiple) * multiple, maximum) for length in kept})
+    below = np.searchsorted(np.sort(kept), used, side="right")  # lengths up to each possible boundary
+    # best[j]: total padded length, and boundaries, of all lengths up to used[j] in the buckets allowed so far
+    best: list[tuple[int, tuple[int, ...]]] = [(int(n) * bound, (bound,)) for n, bound in zip(below, used, strict=True)]
+    for _ in range(count - 1):
+        longer = [
+            [(best[i][0] + int(below[j] - below[i]) * used[j], (*best[i][1], used[j])) for i in range(j)]
+            for j in range(len(used))
+        ]
+        best = [min([one, *more]) for one, more in zip(best, longer, strict=True)]
+    return best[-1][1] if best else (maximum,)
 
 
 class _Bucket(NamedTuple):
