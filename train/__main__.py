@@ -3,9 +3,11 @@
 import contextlib
 import importlib
 import io
-import re
+import itertools
 import sys
+from typing import Any
 
+import jax
 import tyro
 
 from train.errors import InputError
@@ -26,7 +28,10 @@ def run(args: list[str]) -> int:
     try:
         module_name, config_name = JOBS[name]
         module = importlib.import_module(module_name)
-        module.main(parse(getattr(module, config_name), name, options))
+        config = parse(getattr(module, config_name), name, options)
+        if config.distributed:
+            join_hosts()
+        module.main(config)
     except InputError as error:
         return fail(str(error))
     except KeyboardInterrupt:
@@ -34,7 +39,15 @@ def run(args: list[str]) -> int:
     return 0
 
 
-def parse(config_class: type, job: str, options: list[str]) -> object:
+def join_hosts() -> None:
+    """Meets the other hosts, which JAX finds by itself on TPU slices, under Slurm, Open MPI and Kubernetes."""
+    try:
+        jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"--distributed: the other hosts were not found: {error}") from error
+
+
+def parse(config_class: type, job: str, options: list[str]) -> Any:
     """The job's configuration. Raises InputError with what tyro says in its first paragraph, on one line."""
     said = io.StringIO()
     try:
@@ -43,10 +56,17 @@ def parse(config_class: type, job: str, options: list[str]) -> object:
     except SystemExit as stop:
         if not stop.code:
             raise
-        # tyro draws its errors into a box, in paragraphs between rules; the first one says what is wrong.
-        paragraphs = re.split("─{20,}", said.getvalue())
-        text = next((" ".join(re.sub("[╭╮╰╯│]", " ", p).split()) for p in paragraphs if "│" in p), "bad options")
-        raise InputError(f"{text} (python -m train {job} --help lists the options)") from None
+        raise InputError(
+            f"{first_paragraph(said.getvalue())} (python -m train {job} --help lists the options)"
+        ) from None
+
+
+def first_paragraph(box: str) -> str:
+    """tyro draws its errors into a box, in paragraphs between rules; the first one says what is wrong."""
+    lines = [line.strip() for line in box.splitlines()]
+    inside = [line[1:-1].strip() for line in lines if line[:1] in ("│", "|")]
+    text = itertools.takewhile(lambda line: not line or set(line) - set("─-"), inside)
+    return " ".join(" ".join(text).split()) or " ".join(box.split())
 
 
 def fail(message: str, code: int = 2) -> int:

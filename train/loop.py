@@ -76,6 +76,8 @@ class JobConfig:
     """Compile one layer and scan over all: quicker to compile, somewhat slower to run."""
     remat: Literal["none", "full", "dots", "dots_no_batch"] = "none"
     """What the backward pass recomputes to save memory."""
+    distributed: bool = False
+    """Join the other hosts of a cluster or a TPU slice (jax.distributed.initialize)."""
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     log: LogConfig = dataclasses.field(default_factory=LogConfig)
@@ -93,6 +95,7 @@ class JobConfig:
         ):
             if value < 1:
                 raise InputError(f"{option}: {value} cannot be used; give 1 or more")
+        make_schedule(self.optimizer, self.steps)  # checks its options
 
 
 class Task(NamedTuple):

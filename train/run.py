@@ -11,7 +11,7 @@ from train.loop import JobConfig
 from transformer_jax.checkpoints import write_file
 
 # What may differ when a run goes on: where it runs and how it is watched, never what it computes.
-FREE = ("run", "mesh", "log")
+FREE = ("run", "mesh", "log", "distributed")
 
 
 def check_run(job: str, config: JobConfig) -> bool:

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from train.data.batches import TokenBatches, bucket_lengths
 from train.data.cldr_pairs import cldr_pairs
 from train.data.parallel import (
     Pair,
-    TokenBatches,
-    bucket_lengths,
     encode_pairs,
     hold_out,
     load_sentencepiece,
@@ -28,6 +27,7 @@ from train.run import begin_run, check_run
 from train.sharding import gather, make_mesh, put_batch, row_shards
 from train.state import Batch, Sums, make_eval_step
 from transformer_jax import Transformer, TransformerConfig, Translator, cross_entropy, shift_right
+from transformer_jax.checkpoints import write_file
 
 EVAL_BATCHES = 16
 
@@ -119,7 +119,7 @@ def main(config: TranslateConfig) -> None:
     begin_run("translate", config)
     if jax.process_index() == 0:
         vocabulary.parent.mkdir(exist_ok=True)
-        vocabulary.write_bytes(processor.serialized_model_proto())
+        write_file(vocabulary, processor.serialized_model_proto())
     print(
         f"translate: Transformer {config.preset}, {len(pairs)} pairs, vocabulary {processor.vocab_size()}, "
         f"rows x tokens a batch {batches.shapes}; held out: {len(held_out)} pairs",

@@ -60,7 +60,7 @@ WRONG = [
     ("translate --data {f}/no_tab.tsv.gz", ["no_tab.tsv.gz:61", "tab"]),
     ("translate --data {f}/bytes.tsv", ["bytes.tsv", str(len(GOOD_PAIRS))]),
     ("translate --data {f}/source.txt {f}/target.txt", ["2", "1", "target.txt"]),
-    ("translate --data {f}/pairs.tsv --vocab-size 4000", ["--vocab-size", "4000"]),
+    ("translate --data {f}/pairs.tsv --held-out 9 --vocab-size 4000", ["--vocab-size", "4000"]),
     ("translate --data tfds:wmt14_translate/de-en", ["--data", "wmt14_translate/de-en"]),
     ("translate --preset small", ["--preset", "small", "base"]),
     ("translate --mesh.tensor 3", ["--mesh.tensor 3", "8"]),

@@ -156,8 +156,10 @@ def test_muon_update_is_near_orthogonal_for_each_projection():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("learning_rate", -1.0), ("learning_rate", math.nan), ("warmup_steps", -1), ("weight_decay", -0.1)]
-    + [("beta1", 1.0), ("beta2", -0.1), ("epsilon", 0.0), ("clip_norm", -1.0)],
+    [
+        *[("learning_rate", -1.0), ("learning_rate", math.nan), ("warmup_steps", -1), ("weight_decay", -0.1)],
+        *[("beta1", 1.0), ("beta2", -0.1), ("epsilon", 0.0), ("clip_norm", -1.0)],
+    ],
 )
 def test_bad_values_name_their_option(field, value):
     config = dataclasses.replace(OptimizerConfig(), **{field: value})

@@ -45,16 +45,20 @@ def environment(tmp_path_factory):
 
 def start(command, folder, environment, devices=1):
     environment = {**environment, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    with open(f"{folder}.log", "a") as log:
+    with folder.with_suffix(".log").open("a") as output:
         return subprocess.Popen(
             [sys.executable, "-W", "error", "-m", "train", *command, "--run", str(folder)],
-            env=environment, stdout=log, stderr=log,
+            env=environment, stdout=output, stderr=output,
         )  # fmt: skip
+
+
+def log(folder):
+    return folder.with_suffix(".log").read_text()
 
 
 def finish(command, folder, environment, devices=1):
     process = start(command, folder, environment, devices)
-    assert process.wait(timeout=300) == 0, open(f"{folder}.log").read()
+    assert process.wait(timeout=300) == 0, log(folder)
 
 
 def rows(folder):
@@ -74,7 +78,7 @@ def kill_at(step, command, folder, environment):
     process = start(command, folder, environment)
     deadline = time.monotonic() + 300
     while max(losses(folder), default=0) < step:
-        assert process.poll() is None, open(f"{folder}.log").read()
+        assert process.poll() is None, log(folder)
         assert time.monotonic() < deadline, "the run does not get on"
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)

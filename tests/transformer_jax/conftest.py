@@ -6,12 +6,28 @@ import pytest
 
 from transformer_jax import Transformer, TransformerConfig
 
-SIZES = {"features": 8, "num_heads": 2, "mlp_dim": 12, "max_length": 32, "dropout_rate": 0.0}
+SIZES = {
+    "features": 8,
+    "num_heads": 2,
+    "mlp_dim": 12,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "max_length": 32,
+    "dropout_rate": 0.0,
+}
+
+
+@pytest.fixture(scope="package", autouse=True)
+def compile_fast():
+    """Compiling is nearly all of what these tests take; without optimisation it takes a third."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")
 def make_transformer():
-    """(vocabulary, overrides) -> (model, parameters), parameters spread out so that no output is near another."""
+    """(vocabulary, overrides) -> (model, parameters)."""
 
     def make(vocab_size=11, dtype=jnp.float32, **overrides):
         model = Transformer(TransformerConfig.tiny(vocab_size, **{**SIZES, **overrides}), dtype)

@@ -30,7 +30,9 @@ MASKS = {
     "causal": AttentionMask.causal(),
     "offset": AttentionMask.causal(1),
     "segments": AttentionMask.segments(jnp.asarray([[0, 0, 1], [2, 3, 3]]), jnp.asarray([[0, 1, 1, 0], [2, 2, 3, 9]])),
-    "all": AttentionMask.causal(1) & AttentionMask.lengths(jnp.asarray([2, 4])) & AttentionMask.padding(jnp.ones((B, S))),
+    "all": AttentionMask.causal(1)
+    & AttentionMask.lengths(jnp.asarray([2, 4]))
+    & AttentionMask.padding(jnp.ones((B, S))),
 }
 
 
@@ -63,7 +65,9 @@ def test_attention_and_its_gradient_are_those_of_the_definition(name):
         for sign in (1, -1):
             moved = [a + sign * step * direction if i == which else a for i, a in enumerate(args)]
             values.append((attention_oracle(*moved, mask) * g).sum())
-        np.testing.assert_allclose((gradient * direction).sum(), (values[0] - values[1]) / (2 * step), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            (gradient * direction).sum(), (values[0] - values[1]) / (2 * step), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_weights_sum_to_one_and_are_zero_where_masked():

@@ -55,7 +55,9 @@ def test_normals_are_truncated_at_two_standard_deviations():
     kernel = np.asarray(module.init(jax.random.key(0), jnp.zeros((1, 1, 100)))["params"]["kernel"])
     assert 0.99 * 0.04 < np.abs(kernel).max() <= 0.04 + 1e-7
     np.testing.assert_allclose([kernel.mean(), kernel.std()], [0, 0.02 * left], atol=4e-4)
-    table = np.asarray(Embed(200, 100, stddev=0.1).init(jax.random.key(0), jnp.zeros((1, 1), int))["params"]["embedding"])
+    table = np.asarray(
+        Embed(200, 100, stddev=0.1).init(jax.random.key(0), jnp.zeros((1, 1), int))["params"]["embedding"]
+    )
     np.testing.assert_allclose(table.std(), 0.1 * left, rtol=0.02)
 
 

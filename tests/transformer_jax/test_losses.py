@@ -68,7 +68,9 @@ def test_logits_of_any_size_and_type_are_finite():
     half, _ = cross_entropy(jnp.asarray(LOGITS, jnp.bfloat16), jnp.asarray(LABELS))
     assert half.dtype == jnp.float32
     np.testing.assert_allclose(
-        half, oracle(np.asarray(jnp.asarray(LOGITS, jnp.bfloat16), np.float64), LABELS, np.ones((2, 5)), 0, 0), rtol=1e-5
+        half,
+        oracle(np.asarray(jnp.asarray(LOGITS, jnp.bfloat16), np.float64), LABELS, np.ones((2, 5)), 0, 0),
+        rtol=1e-5,
     )
 
 

@@ -63,7 +63,9 @@ def test_dense_is_what_each_pair_says(facts, random):
 
 
 @settings(deadline=None, max_examples=40, derandomize=True)
-@given(rows(st.integers(0, 1), S), rows(st.integers(0, 1), S), *[st.lists(st.integers(0, S), min_size=B, max_size=B)] * 2)
+@given(
+    rows(st.integers(0, 1), S), rows(st.integers(0, 1), S), *[st.lists(st.integers(0, S), min_size=B, max_size=B)] * 2
+)
 def test_two_masks_of_a_kind_allow_what_both_allow(mask, other_mask, lengths, other_lengths):
     for make, one, two in (
         (AttentionMask.padding, mask, other_mask),
