@@ -13,7 +13,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -64,6 +64,8 @@ class JobConfig:
     """Run folder; the same command continues what it holds."""
     data: tuple[str, ...]
     """Training data; by default the job's embedded data."""
+    preset: str
+    """Size of the model."""
     steps: int
     """Updates of the whole run."""
     seed: int = 0
@@ -84,7 +86,13 @@ class JobConfig:
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
 
+    learning_rates: ClassVar[dict[str, float]] = {}
+    """Peak learning rate of each preset, where none is given."""
+
     def __post_init__(self) -> None:
+        if self.optimizer.learning_rate is None:
+            optimizer = dataclasses.replace(self.optimizer, learning_rate=self.learning_rates[self.preset])
+            object.__setattr__(self, "optimizer", optimizer)
         for option, value in (
             ("--steps", self.steps),
             ("--accumulate", self.accumulate),

@@ -27,8 +27,8 @@ class OptimizerConfig:
 
     name: Literal["adamw", "lamb", "adafactor", "muon"] = "adamw"
     """Update rule; muon moves the matrices inside layers and adamw everything else."""
-    learning_rate: float = 1e-4
-    """Learning rate at the end of the warm-up."""
+    learning_rate: float | None = None
+    """Learning rate at the end of the warm-up; by default the job's own for the preset."""
     schedule: Literal["linear", "inverse-square-root", "cosine"] = "linear"
     """Shape after the warm-up; linear and cosine end at 0 after the last step."""
     warmup_steps: int = 0
@@ -56,8 +56,7 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     Raises:
         InputError: a value of `config` or `steps` is out of range.
     """
-    _check(config, steps)
-    peak, warmup = config.learning_rate, config.warmup_steps
+    peak, warmup = _check(config, steps), config.warmup_steps
 
     def schedule(count: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(count, jnp.float32)
@@ -186,11 +185,13 @@ def _is_stacked(names: list[str]) -> bool:
     return "layers" in names and not any(ONE_LAYER.fullmatch(name) for name in names)
 
 
-def _check(config: OptimizerConfig, steps: int) -> None:
+def _check(config: OptimizerConfig, steps: int) -> float:
+    """The peak of the learning rate, if that and everything else is in range."""
     if steps < 1:
         raise InputError(f"--steps: {steps} is not a number of steps; give 1 or more")
+    peak = math.nan if config.learning_rate is None else config.learning_rate
     for field, valid, wanted in (
-        ("learning_rate", 0 < config.learning_rate < math.inf, "a number above 0"),
+        ("learning_rate", 0 < peak < math.inf, "a number above 0"),
         ("warmup_steps", config.warmup_steps >= 0, "0 or more steps"),
         ("weight_decay", 0 <= config.weight_decay < math.inf, "0 or more"),
         ("beta1", 0 <= config.beta1 < 1, "a number from 0 to below 1"),
@@ -201,3 +202,4 @@ def _check(config: OptimizerConfig, steps: int) -> None:
         if not valid:
             option, value = f"--optimizer.{field.replace('_', '-')}", getattr(config, field)
             raise InputError(f"{option}: {value} cannot be used; give {wanted}")
+    return peak

@@ -5,7 +5,7 @@ import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -38,24 +38,27 @@ class PretrainConfig(JobConfig):
     """Text files (a paragraph a line, blank line between documents; .gz too), JSONL files, or tfds:NAME."""
     preset: Literal["tiny", "mini", "small", "medium", "base", "large"] = "tiny"
     """Size of the model."""
-    steps: int = 1500
-    batch_size: int = 32
+    steps: int = 1600
+    batch_size: int = 64
     """Rows of a batch over all devices."""
-    max_length: int = 128
+    max_length: int = 64
     """Tokens of a row."""
     field: str = "text"
     """Field of a JSONL or TFDS record that holds the text."""
     tokenizer: str = ""
     """Folder or hub name of a WordPiece vocabulary; by default one is trained on the training data."""
-    vocab_size: int = 4096
+    vocab_size: int = 2048
     """Size of a vocabulary that is trained."""
     whole_word: bool = False
     """Mask all pieces of a word together."""
     optimizer: OptimizerConfig = dataclasses.field(
-        default_factory=lambda: OptimizerConfig(learning_rate=3e-3, schedule="cosine", warmup_steps=100)
+        default_factory=lambda: OptimizerConfig(name="muon", schedule="cosine", warmup_steps=100)
     )
-    eval: EvalConfig = dataclasses.field(default_factory=lambda: EvalConfig(every=500))
-    checkpoint: CheckpointConfig = dataclasses.field(default_factory=lambda: CheckpointConfig(every=250))
+    eval: EvalConfig = dataclasses.field(default_factory=lambda: EvalConfig(every=400))
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=lambda: CheckpointConfig(every=400))
+    learning_rates: ClassVar[dict[str, float]] = {
+        "tiny": 5e-3, "mini": 1e-3, "small": 5e-4, "medium": 3e-4, "base": 1e-4, "large": 1e-4
+    }  # fmt: skip
 
 
 class PretrainObjective:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,6 @@ class TranslateConfig(JobConfig):
     """Held-out sentences that are decoded greedily at each evaluation."""
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(
-            learning_rate=2e-3,
             schedule="inverse-square-root",
             warmup_steps=400,
             weight_decay=0.0,
@@ -68,6 +67,7 @@ class TranslateConfig(JobConfig):
     )
     eval: EvalConfig = dataclasses.field(default_factory=lambda: EvalConfig(every=500))
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=lambda: CheckpointConfig(every=100, keep=5))
+    learning_rates: ClassVar[dict[str, float]] = {"tiny": 2e-3, "base": 7e-4, "big": 5e-4}
 
 
 class TranslateObjective:

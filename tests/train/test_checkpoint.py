@@ -35,7 +35,7 @@ def make_state(name="adamw", seed=0):
         "bias": jnp.asarray(rng.normal(size=(8,)), jnp.bfloat16),
     }
     params = {"encoder": {"layer_0": {"up": kernels}}, "pooler": jax.tree.map(lambda x: x + 1, kernels)}
-    optimizer = make_optimizer(OptimizerConfig(name=name), 10, params)
+    optimizer = make_optimizer(OptimizerConfig(name=name, learning_rate=1e-4), 10, params)
     opt_state = jax.tree.map(lambda x: x + jnp.asarray(0.5, x.dtype), optimizer.init(params))
     return {"step": jnp.asarray(seed, jnp.int32), "params": params, "opt_state": opt_state}
 

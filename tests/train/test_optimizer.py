@@ -94,8 +94,8 @@ def test_schedules_follow_their_formulas():
 
 
 def test_schedule_without_warmup_and_with_one_longer_than_the_run():
-    assert make_schedule(OptimizerConfig(), 10)(0) == pytest.approx(1e-4)
-    assert make_schedule(OptimizerConfig(warmup_steps=100), 5)(4) == pytest.approx(5e-6)
+    assert make_schedule(OptimizerConfig(learning_rate=1e-4), 10)(0) == pytest.approx(1e-4)
+    assert make_schedule(OptimizerConfig(learning_rate=1e-4, warmup_steps=100), 5)(4) == pytest.approx(5e-6)
 
 
 def test_first_adamw_step_equals_the_formula():
@@ -162,13 +162,13 @@ def test_muon_update_is_near_orthogonal_for_each_projection():
     ],
 )
 def test_bad_values_name_their_option(field, value):
-    config = dataclasses.replace(OptimizerConfig(), **{field: value})
+    config = dataclasses.replace(OptimizerConfig(learning_rate=1e-4), **{field: value})
     with pytest.raises(InputError, match=f"--optimizer.{field.replace('_', '-')}: {value}"):
         make_optimizer(config, 10, real_tree())
 
 
 def test_muon_needs_layers_and_a_run_needs_steps():
     with pytest.raises(InputError, match=r"--optimizer\.name: muon"):
-        make_optimizer(OptimizerConfig(name="muon"), 10, {"pooler": {"kernel": jnp.zeros((2, 2))}})
+        make_optimizer(OptimizerConfig(name="muon", learning_rate=1e-4), 10, {"pooler": {"kernel": jnp.zeros((2, 2))}})
     with pytest.raises(InputError, match="--steps: 0"):
-        make_schedule(OptimizerConfig(), 0)
+        make_schedule(OptimizerConfig(learning_rate=1e-4), 0)
