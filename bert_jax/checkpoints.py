@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 
 from bert_jax.config import BertConfig
 from bert_jax.hub import local_folder
-from transformer_jax.checkpoints import read_config, write_file
+from transformer_jax.checkpoints import read_config, write_files
 from transformer_jax.layers import require
 from transformer_jax.stack import unstack_layers
 
@@ -131,8 +131,9 @@ class PretrainedModel(nn.Module):
         tensors = to_hugging_face(unstack_layers(params), self.parameter_shapes())
         config = {"architectures": [type(self).__name__], **self.config.to_json()}
         folder.mkdir(parents=True, exist_ok=True)
-        write_file(folder / "model.safetensors", safetensors.numpy.save(tensors, metadata={"format": "pt"}))
-        write_file(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+        weights = safetensors.numpy.save(tensors, metadata={"format": "pt"})
+        text = json.dumps(config, indent=2) + "\n"
+        write_files(folder, {"model.safetensors": weights, "config.json": text.encode()})
 
     @nn.nowrap
     def canonical(self) -> Self:

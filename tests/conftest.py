@@ -1,4 +1,4 @@
-"""Eight fake CPU devices, strict promotion, and a compilation cache that the runs of one checkout share."""
+"""Eight fake CPU devices, strict promotion, and quick compilation."""
 
 import os
 
@@ -9,3 +9,5 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Compiling is nearly all of what these tests take; without optimisation it takes a third.
+jax.config.update("jax_disable_most_optimizations", True)

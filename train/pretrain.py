@@ -149,7 +149,8 @@ def main(config: PretrainConfig) -> None:
         process_count=jax.process_count(),
     )
     begin_run("pretrain", config)
-    tokenizer.save_pretrained(config.run / "tokenizer")
+    if jax.process_index() == 0:
+        tokenizer.save_pretrained(config.run / "tokenizer")
 
     model = BertForPreTraining(bert_config, dtype=jnp.dtype(config.dtype))
     ids = jax.ShapeDtypeStruct((config.batch_size, config.max_length), jnp.int32)

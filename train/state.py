@@ -122,7 +122,7 @@ def make_train_step(
         metrics = {name: total / weights[name] for name, total in sums.items()}
         metrics["loss"] = sum((metrics[name] for name in objective.terms), jnp.zeros(()))
         metrics["learning_rate"] = jnp.asarray(schedule(state.step), jnp.float32)
-        metrics["gradient_norm"] = optax.global_norm(grads)
+        metrics["gradient_norm"] = optax.tree.norm(grads)
         metrics |= {f"weight/{name}": weight for name, weight in weights.items()}
         return TrainState(state.step + 1, params, opt_state), metrics
 

@@ -217,6 +217,7 @@ class MultiHeadAttention(nn.Module):
     def _cross(self, x_BLD: Array, memory: KVCache, mask: AttentionMask | None, drop: Dropout | None) -> Array:
         q_BLHK = constrain(self.query(x_BLD), "batch", None, "heads", None)
         rows = memory.key_BSHK.shape[0]
+        require(len(x_BLD) % rows == 0 < len(x_BLD), f"{len(x_BLD)} rows of queries cannot share {rows} of the memory")
         shared = q_BLHK.reshape(rows, -1, *q_BLHK.shape[2:])
         y_BLHK = dot_product_attention(
             shared, memory.key_BSHK, memory.value_BSHK, mask, dropout=drop, implementation=self.implementation

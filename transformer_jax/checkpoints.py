@@ -7,16 +7,28 @@ from typing import Any
 import flax.traverse_util
 import jax
 import numpy as np
+import safetensors
 import safetensors.numpy
 
 from transformer_jax.layers import require
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Writes a file under another name first, so that nobody ever sees half of it."""
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_bytes(content)
-    draft.replace(path)
+    """One file, as `write_files`."""
+    write_files(path.parent, {path.name: content})
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> None:
+    """Writes files under other names first, so that nobody ever sees half of one, or some of them alone."""
+    drafts = {name: folder / f"{name}.tmp" for name in files}
+    try:
+        for name, content in files.items():
+            drafts[name].write_bytes(content)
+        for name, draft in drafts.items():
+            draft.replace(folder / name)
+    finally:
+        for draft in drafts.values():
+            draft.unlink(missing_ok=True)
 
 
 def save_folder(folder: str | Path, config: dict[str, Any], params: dict[str, Any]) -> None:
@@ -25,8 +37,8 @@ def save_folder(folder: str | Path, config: dict[str, Any], params: dict[str, An
     folder.mkdir(parents=True, exist_ok=True)
     flat = flax.traverse_util.flatten_dict(params, sep=".")
     tensors = {name: np.ascontiguousarray(np.asarray(leaf, np.float32)) for name, leaf in flat.items()}
-    write_file(folder / "model.safetensors", safetensors.numpy.save(tensors))
-    write_file(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+    text = json.dumps(config, indent=2) + "\n"
+    write_files(folder, {"model.safetensors": safetensors.numpy.save(tensors), "config.json": text.encode()})
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -45,7 +57,10 @@ def read_params(folder: str | Path, shapes: dict[str, Any]) -> dict[str, Any]:
     """The folder's parameters as a tree like `shapes`, whose names and shapes must be exactly those of the file."""
     path = Path(folder) / "model.safetensors"
     require(path.is_file(), f"{path} does not exist: a model folder holds config.json and model.safetensors")
-    flat = safetensors.numpy.load_file(path)
+    try:
+        flat = safetensors.numpy.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
     wanted = {name: leaf.shape for name, leaf in flax.traverse_util.flatten_dict(shapes, sep=".").items()}
     found = {name: leaf.shape for name, leaf in flat.items()}
     wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))

@@ -60,7 +60,8 @@ def logical_axes(model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Any]:
         names = tuple(key.key for key in path)
         require(names in declared, f"parameter {'/'.join(names)} {leaf.shape} declares no logical axes")
         axes = declared[names]
-        stacked = ("layers",) * (leaf.ndim - len(axes))  # scanned layers carry one more axis in front
+        stacked = ("layers",) if "layers" in names else ()  # scanned layers carry one more axis in front
+        require(leaf.ndim == len(stacked + axes), f"parameter {'/'.join(names)} {leaf.shape} declares the axes {axes}")
         return stacked + axes
 
     return jax.tree_util.tree_map_with_path(axes_of, shapes)
@@ -86,7 +87,8 @@ class Projection(Owner):
 
     Attributes:
         shape, axes: size and logical name of each kernel axis, in the order of the equation.
-        initializer_range: standard deviation of a truncated normal (BERT), or None for Glorot's uniform.
+        initializer_range: standard deviation of a normal that is truncated at two of it (BERT), or None for Glorot's
+            uniform.
         dtype: of the computation and the result; parameters are stored in `param_dtype`.
     """
 

@@ -32,4 +32,5 @@ def cross_entropy(
     if z_loss:
         loss += z_loss * jnp.square(log_z)
     weights = jnp.ones(labels.shape, jnp.float32) if weights is None else weights.astype(jnp.float32)
-    return jnp.sum(loss * weights), jnp.sum(weights)
+    # Not only times 0: a label that does not count may lie outside of the vocabulary, where its loss is NaN.
+    return jnp.sum(jnp.where(weights != 0, loss, 0.0) * weights), jnp.sum(weights)

@@ -184,13 +184,19 @@ class Transformer(nn.Module):
         """
         cross = AttentionMask() if attention_mask is None else AttentionMask.padding(attention_mask)
         own = AttentionMask() if cache is not None else AttentionMask.causal()
+        require(
+            (segment_ids is None) == (encoder_segment_ids is None),
+            "packed rows need the segment_ids of both source and target: only one of them was given",
+        )
         if segment_ids is not None and encoder_segment_ids is not None:
             own &= AttentionMask.segments(segment_ids)
             cross &= AttentionMask.segments(segment_ids, encoder_segment_ids)
-        if cache is not None and position_ids is None:
-            filled = cache.length[0] if self.config.scan_layers else cache[0].length
-            position_ids = filled + jnp.arange(decoder_input_ids.shape[1])[None, :]
-        x_BLD = self._embed(decoder_input_ids, position_ids, deterministic)
+        reach = decoder_input_ids.shape[1]
+        if cache is not None:
+            filled, reach = self._extent(cache)
+            if position_ids is None:
+                position_ids = filled + jnp.arange(decoder_input_ids.shape[1])[None, :]
+        x_BLD = self._embed(decoder_input_ids, position_ids, deterministic, reach)
         x_BLD, cache = self.decoder(x_BLD, memory, own, cross, cache=cache, deterministic=deterministic)
         return DecoderOutput(self.embedding.attend(x_BLD), cache)
 
@@ -217,6 +223,8 @@ class Transformer(nn.Module):
             kind == MODEL_TYPE,
             f"{folder}/config.json: model_type {kind!r}, but only {MODEL_TYPE!r} (from save_pretrained) can be read",
         )
+        unknown = sorted(fields.keys() - {f.name for f in dataclasses.fields(TransformerConfig)})
+        require(not unknown, f"{folder}/config.json: unknown field {', '.join(unknown)}")
         config = TransformerConfig(**fields)
         canonical = cls(dataclasses.replace(config, scan_layers=False))
         ids = jnp.zeros((1, 1), jnp.int32)
@@ -228,13 +236,20 @@ class Transformer(nn.Module):
         """Writes `config.json` and `model.safetensors` (canonical parameter layout, float32)."""
         save_folder(folder, {"model_type": MODEL_TYPE, **dataclasses.asdict(self.config)}, unstack_layers(params))
 
-    def _embed(self, ids_BL: Array, position_ids: Array | None, deterministic: bool) -> Array:
+    @nn.nowrap
+    def _extent(self, cache: Any) -> tuple[Array, int]:
+        """How many slots of a cache are filled, and how many there are."""
+        if self.config.scan_layers:
+            return cache.length[0], cache.key_BSHK.shape[2]
+        return cache[0].length, cache[0].key_BSHK.shape[1]
+
+    def _embed(self, ids_BL: Array, position_ids: Array | None, deterministic: bool, reach: int | None = None) -> Array:
         c = self.config
-        length = ids_BL.shape[1]
+        length = reach or ids_BL.shape[1]
         if c.positions == "learned":
             require(length <= c.max_length, f"{length} tokens, but the position table has {c.max_length} rows")
         if position_ids is None:
-            position_ids = jnp.arange(length)[None, :]
+            position_ids = jnp.arange(ids_BL.shape[1])[None, :]
         if c.positions == "learned":
             positions_BLD = self.positions(position_ids)
         else:

@@ -42,6 +42,8 @@ def generate(
         ValueError: an unknown preset, or fewer than one beam or two tokens.
     """
     require(preset in ("hf", "paper"), f"preset {preset!r}: choose hf or paper")
+    stops = (True, False, "never")
+    require(early_stopping in stops, f"early_stopping {early_stopping!r}: choose one of {stops}")
     require(num_beams >= 1, f"num_beams must be at least 1, not {num_beams}")
     require(max_length >= 2, f"max_length must be at least 2 (start and end token), not {max_length}")
     c = model.config
@@ -122,7 +124,7 @@ class Translator:
             rows = order[start : start + self.batch_size]
             width = _bucket(len(sources[rows[-1]]))
             ids_BS = np.full((self.batch_size, width), self.model.config.pad_id, np.int32)
-            ids_BS[:, 0] = eos  # the rows that fill up the last batch end at once
+            ids_BS[:, 0] = eos  # what fills up the last batch attends to something
             for row, i in enumerate(rows):
                 ids_BS[row, : len(sources[i])] = sources[i]
             ids_BT = generate(

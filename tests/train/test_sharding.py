@@ -72,16 +72,14 @@ def test_with_fsdp_8_each_device_holds_an_eighth(make):
         abstract = abstract_state(model, inputs, optimizer, mesh)
         state = init_state(model, inputs, optimizer, abstract, seed=0)
     arrays = [x for x in jax.tree.leaves((state.params, state.opt_state)) if x.ndim]
-    split = [x for x in arrays if x.sharding.spec != PartitionSpec()]
     sharded = [x for x in arrays if "fsdp" in x.sharding.spec]
-    assert len(sharded) > 0.6 * len(split)
     for x in sharded:
         assert len(x.addressable_shards) == 8
         assert all(shard.data.size * 8 == x.size for shard in x.addressable_shards)
-    # What is not split: biases of projections into heads and into the feed-forward network, and the heads' own.
-    held = sum(x.addressable_shards[0].data.nbytes for x in arrays)
-    assert held < 1.02 * sum(x.nbytes for x in arrays) / 8 + sum(x.nbytes for x in arrays if x not in sharded)
-    assert sum(x.nbytes for x in sharded) > 0.98 * sum(x.nbytes for x in arrays)
+    # Whole on each device: the biases that have no axis `embed`, into heads, feed-forward network and vocabulary.
+    total = sum(x.nbytes for x in arrays)
+    assert sum(x.nbytes for x in sharded) > 0.98 * total
+    assert sum(x.addressable_shards[0].data.nbytes for x in arrays) < 0.15 * total
 
 
 def test_the_optimizer_state_lies_as_its_parameters_do():

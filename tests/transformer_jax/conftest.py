@@ -17,14 +17,6 @@ SIZES = {
 }
 
 
-@pytest.fixture(scope="package", autouse=True)
-def compile_fast():
-    """Compiling is nearly all of what these tests take; without optimisation it takes a third."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="session")
 def make_transformer():
     """(vocabulary, overrides) -> (model, parameters)."""

@@ -183,7 +183,7 @@ def layer_oracle(params, x, memory, mask):
 def test_the_layer_is_its_definition(bias, head_dim, memory):
     module, params = layer(bias, head_dim)
     mask = MASKS["causal"] if memory is None else MASKS["padding"]
-    y, cache = module.apply({"params": params}, jnp.asarray(X), mask, memory=memory)
+    y, cache = jax.jit(module.apply)({"params": params}, jnp.asarray(X), mask, memory=memory)
     assert cache is None
     np.testing.assert_allclose(y, layer_oracle(params, X, memory, mask), atol=2e-5)
     assert all(("bias" in p) == bias for p in params.values())
@@ -231,6 +231,13 @@ def test_beams_share_the_memory_of_their_sentence():
     projected = module.apply({"params": params}, MEMORY, method="project_memory")
     assert projected.key_BSHK.shape == (B, S, H, D // H)
     np.testing.assert_array_equal(apply(MASKS["padding"], memory=projected)[0], shared)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_batch_that_does_not_fit_the_memory_is_refused(rows):
+    module, params = layer()
+    with pytest.raises(ValueError, match="2"):
+        module.apply({"params": params}, jnp.ones((rows, 2, D)), memory=MEMORY)
 
 
 def test_the_layer_runs_in_bfloat16():

@@ -27,8 +27,17 @@ def test_layer_norm_is_its_definition(shift):
     x64 = x.astype(np.float64)
     mean, variance = x64.mean(-1, keepdims=True), x64.var(-1, keepdims=True)
     np.testing.assert_allclose(y, (x64 - mean) / np.sqrt(variance + 1e-3) * scale + bias, atol=1e-3 if shift else 1e-5)
-    half = LayerNorm(8, epsilon=1e-3, dtype=jnp.bfloat16).apply({"params": params}, x)
-    np.testing.assert_array_equal(half, y.astype(jnp.bfloat16))  # float32 inside, whatever the type of the result
+
+
+def test_layer_norm_computes_in_float32():
+    """Also from bfloat16, whose mean over values such as these would be off by more than their spread."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8)) * 4 + 100, jnp.bfloat16)
+    params = {"scale": jnp.ones(8), "bias": jnp.zeros(8)}
+    y = LayerNorm(8, dtype=jnp.bfloat16).apply({"params": params}, x)
+    assert y.dtype == jnp.bfloat16
+    x64 = np.asarray(x, np.float64)
+    expected = (x64 - x64.mean(-1, keepdims=True)) / x64.std(-1, keepdims=True)
+    np.testing.assert_allclose(np.asarray(y, np.float64), expected, rtol=2**-8, atol=1e-3)
 
 
 def test_glorot_bounds_are_those_of_each_fused_matrix():
@@ -115,6 +124,20 @@ def test_parameters_without_axes_are_found():
         logical_axes(nn.Dense(3, use_bias=False), jnp.zeros((1, 2)))
 
 
+def test_axes_of_the_wrong_number_are_found():
+    class Short(Owner):
+        @nn.nowrap
+        def parameter_axes(self):
+            return {"kernel": ("embed",)}
+
+        @nn.compact
+        def __call__(self, x):
+            return x @ self.param("kernel", nn.initializers.ones, (2, 3))
+
+    with pytest.raises(ValueError, match="kernel"):
+        logical_axes(Short(), jnp.zeros((1, 2)))
+
+
 # --- dropout -----------------------------------------------------------------------------------------------------
 
 
@@ -174,6 +197,16 @@ def test_every_bit_is_fair():
         expected = bits.size / 256
         assert 150 < ((counts - expected) ** 2 / expected).sum() < 390  # 255 +- 6 standard deviations
     assert np.unique(bits).size > bits.size - 10  # what a birthday allows: one collision is expected
+
+
+def test_each_bit_of_an_index_turns_half_of_the_bits():
+    """Avalanche: whatever index bit differs, each of the 32 bits differs in half of the elements."""
+    bits = np.asarray(bits_of(SEED, SHAPE))
+    for axis in (1, 2):
+        for index_bit in range(7):
+            other = np.take(bits, np.arange(128) ^ (1 << index_bit), axis=axis)
+            turned = np.array([((bits ^ other) >> position & 1).mean() for position in range(32)])
+            assert np.abs(turned - 0.5).max() < 2 * NOISE, (axis, index_bit)
 
 
 def test_neighbours_along_any_axis_are_independent():

@@ -74,6 +74,14 @@ def test_logits_of_any_size_and_type_are_finite():
     )
 
 
+def test_labels_without_weight_may_be_anything():
+    """-100 marks positions without a label in Hugging Face's batches."""
+    labels = np.where(WEIGHTS > 0, LABELS, -100)
+    loss = jax.value_and_grad(lambda logits, labels: cross_entropy(logits, labels, WEIGHTS)[0])
+    for a, b in zip(loss(jnp.asarray(LOGITS), labels), loss(jnp.asarray(LOGITS), LABELS), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy_is_that_of_torch(smoothing):
     torch = pytest.importorskip("torch")
