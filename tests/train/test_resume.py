@@ -23,14 +23,14 @@ def commands(tmp_path_factory):
     sentences = [" ".join(rng.choice(words, rng.integers(4, 9))) for _ in range(600)]
     text = "\n\n".join("\n".join(f"{s}." for s in sentences[i : i + 10]) for i in range(0, 600, 10))
     (folder / "text.txt").write_text(text)
-    (folder / "pairs.tsv").write_text("".join(f"{s}\t{s.upper()}\n" for s in sentences))
+    (folder / "pairs.tsv").write_text("".join(f"{s}\t{s.upper()}\n" for s in sentences[:300]))
     return {
         "pretrain": [
             "pretrain", "--data", str(folder / "text.txt"), "--vocab-size", "150", "--batch-size", "8",
             "--max-length", "32", *COMMON,
         ],
         "translate": [
-            "translate", "--data", str(folder / "pairs.tsv"), "--vocab-size", "100", "--batch-size", "256",
+            "translate", "--data", str(folder / "pairs.tsv"), "--vocab-size", "24", "--batch-size", "512",
             "--held-out", "40", "--bleu-sentences", "4", "--average", "2", "--max-length", "64", *COMMON,
         ],
     }  # fmt: skip
