@@ -1,6 +1,7 @@
 """Training of the encoder-decoder Transformer on pairs of sentences (Vaswani et al. 2017, section 5)."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -30,6 +31,8 @@ from transformer_jax import Transformer, TransformerConfig, Translator, cross_en
 from transformer_jax.checkpoints import write_file
 
 EVAL_BATCHES = 16
+# Batches have a multiple of so many rows on every mesh: up to 8 shards leave the batches what they are.
+ROW_MULTIPLE = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +117,9 @@ def main(config: TranslateConfig) -> None:
     else:
         processor = train_sentencepiece(pairs, config.vocab_size)
     model = make_model(config, processor.vocab_size())
-    batches = make_batches(config, processor, pairs, config.steps, config.seed, row_shards(mesh) * config.accumulate)
-    held_out_batches = make_batches(config, processor, held_out, EVAL_BATCHES, 0, row_shards(mesh))
+    parts = math.lcm(ROW_MULTIPLE, row_shards(mesh) * config.accumulate)
+    batches = make_batches(config, processor, pairs, config.steps, config.seed, parts)
+    held_out_batches = make_batches(config, processor, held_out, EVAL_BATCHES, 0, parts)
     begin_run("translate", config)
     if jax.process_index() == 0:
         vocabulary.parent.mkdir(exist_ok=True)
