@@ -109,12 +109,13 @@ def test_killed_and_continued_is_never_stopped(job, commands, environment, tmp_p
     assert all(np.array_equal(again[name], tensor) for name, tensor in weights.items())
 
 
-def test_continued_on_another_mesh(commands, environment, tmp_path):
+@pytest.mark.parametrize("job", ["pretrain", "translate"])
+def test_continued_on_another_mesh(job, commands, environment, tmp_path):
     one, other = tmp_path / "one", tmp_path / "other"
-    finish(commands["pretrain"], one, environment)
-    kill_at(10, commands["pretrain"], other, environment)
+    finish(commands[job], one, environment)
+    kill_at(10, commands[job], other, environment)
     mesh = ["--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2"]
-    finish([*commands["pretrain"], *mesh], other, environment, devices=8)
+    finish([*commands[job], *mesh], other, environment, devices=8)
     ours, theirs = losses(other), losses(one)
     assert ours.keys() == theirs.keys()
     np.testing.assert_allclose([ours[k] for k in theirs], [*theirs.values()], atol=2e-4, rtol=0)
