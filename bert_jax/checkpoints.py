@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 from bert_jax.config import BertConfig
 from bert_jax.hub import local_folder
 from transformer_jax.checkpoints import read_config, write_files
-from transformer_jax.layers import require
+from transformer_jax.checks import require
 from transformer_jax.stack import unstack_layers
 
 log = logging.getLogger(__name__)

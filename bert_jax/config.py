@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from transformer_jax.layers import ACTIVATIONS, require
+from transformer_jax.checks import require
+from transformer_jax.layers import ACTIVATIONS
 from transformer_jax.stack import StackConfig
 
 # name: layers, width, heads; the feed-forward width is four times the width (Devlin et al. 2019, section 3;

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from transformer_jax.layers import require
+from transformer_jax.checks import require
 
 
 class MaskedBatch(NamedTuple):

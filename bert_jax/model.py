@@ -9,7 +9,8 @@ from jax.typing import DTypeLike
 
 from bert_jax.checkpoints import PretrainedModel
 from bert_jax.config import BertConfig
-from transformer_jax.layers import Embed, LayerNorm, Projection, dropout, dropout_seed, require
+from transformer_jax.checks import require
+from transformer_jax.layers import Embed, LayerNorm, Projection, dropout, dropout_seed
 from transformer_jax.masks import AttentionMask
 from transformer_jax.positions import LearnedPositions
 from transformer_jax.stack import Encoder

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from bert_jax.heads import BertForMaskedLM
 from bert_jax.tokenizer import BertTokenizer
-from transformer_jax.layers import require
+from transformer_jax.checks import require
 
 MAX_BATCH = 32
 MIN_LENGTH = 16

@@ -11,7 +11,7 @@ from tokenizers import Encoding, Tokenizer, decoders, models, normalizers, pre_t
 
 from bert_jax.hub import local_folder
 from transformer_jax.checkpoints import write_file
-from transformer_jax.layers import require
+from transformer_jax.checks import require
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")

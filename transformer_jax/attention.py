@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from transformer_jax.layers import Dropout, Projection, constrain, dropout, require
+from transformer_jax.checks import require
+from transformer_jax.layers import Dropout, Projection, constrain, dropout
 from transformer_jax.masks import AttentionMask
 
 log = logging.getLogger(__name__)

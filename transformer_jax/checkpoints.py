@@ -1,16 +1,17 @@
 """A model's folder on disk: `config.json` and `model.safetensors`, written whole or not at all."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import flax.traverse_util
-import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from transformer_jax.layers import require
+from transformer_jax.checks import check_finite, listed, require
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -53,17 +54,37 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return config
 
 
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file by name. Raises ValueError where it is absent or damaged."""
+    require(path.is_file(), f"{path} does not exist: a model folder holds config.json and model.safetensors")
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, TypeError, KeyError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def to_float32(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
+    """Weights of any floating type as float32.
+
+    Raises:
+        ValueError: some are no floating-point numbers, or not finite, or overflow float32. It names them.
+    """
+    other = sorted(f"{n} ({t.dtype})" for n, t in tensors.items() if not jnp.issubdtype(t.dtype, jnp.floating))
+    require(not other, f"{source}: weights must be floating-point numbers, but {listed(other)} are not")
+    with np.errstate(over="ignore"):
+        weights = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+    check_finite(weights, source)
+    return weights
+
+
 def read_params(folder: str | Path, shapes: dict[str, Any]) -> dict[str, Any]:
     """The folder's parameters as a tree like `shapes`, whose names and shapes must be exactly those of the file."""
     path = Path(folder) / "model.safetensors"
-    require(path.is_file(), f"{path} does not exist: a model folder holds config.json and model.safetensors")
-    try:
-        flat = safetensors.numpy.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    flat = read_tensors(path)
     wanted = {name: leaf.shape for name, leaf in flax.traverse_util.flatten_dict(shapes, sep=".").items()}
     found = {name: leaf.shape for name, leaf in flat.items()}
     wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-    listed = ", ".join(f"{name} is {found.get(name, 'missing')}, not {wanted.get(name, 'known')}" for name in wrong[:5])
-    require(not wrong, f"{path} does not fit its config.json in {len(wrong)} parameters: {listed}")
-    return jax.tree.map(jax.numpy.asarray, flax.traverse_util.unflatten_dict(flat, sep="."))
+    listing = listed([f"{name} is {found.get(name, 'missing')}, not {wanted.get(name, 'known')}" for name in wrong])
+    require(not wrong, f"{path} does not fit its config.json in {len(wrong)} parameters: {listing}")
+    weights = {name: jnp.asarray(tensor) for name, tensor in to_float32(flat, str(path)).items()}
+    return flax.traverse_util.unflatten_dict(weights, sep=".")

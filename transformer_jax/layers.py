@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from transformer_jax.checks import require
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
@@ -18,12 +20,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 Axes = tuple[str | None, ...]
-
-
-def require(condition: bool, message: str) -> None:
-    """Raises ValueError(message) unless the condition holds: how configurations check themselves."""
-    if not condition:
-        raise ValueError(message)
 
 
 # --- logical axes ------------------------------------------------------------------------------------------------

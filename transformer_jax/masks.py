@@ -4,7 +4,7 @@ import flax.struct
 import jax.numpy as jnp
 from jax import Array
 
-from transformer_jax.layers import require
+from transformer_jax.checks import require
 
 
 @flax.struct.dataclass

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from transformer_jax.layers import Embed, require
+from transformer_jax.checks import require
+from transformer_jax.layers import Embed
 
 SinusoidLayout = Literal["interleaved", "halves"]
 

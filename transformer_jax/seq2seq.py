@@ -11,7 +11,8 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from transformer_jax.checkpoints import read_config, read_params, save_folder
-from transformer_jax.layers import Embed, dropout, dropout_seed, require
+from transformer_jax.checks import require
+from transformer_jax.layers import Embed, dropout, dropout_seed
 from transformer_jax.masks import AttentionMask
 from transformer_jax.positions import LearnedPositions, sinusoidal_positions
 from transformer_jax.stack import Decoder, Encoder, StackConfig, stack_layers, unstack_layers

@@ -11,6 +11,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from transformer_jax.attention import Implementation, KVCache, MultiHeadAttention
+from transformer_jax.checks import require
 from transformer_jax.layers import (
     ACTIVATIONS,
     FeedForward,
@@ -19,7 +20,6 @@ from transformer_jax.layers import (
     dropout,
     dropout_seed,
     fold_seed,
-    require,
 )
 from transformer_jax.masks import AttentionMask
 

@@ -12,8 +12,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
+from transformer_jax.checks import require
 from transformer_jax.decoding import SearchOptions, beam_search, gather_rows, greedy_search
-from transformer_jax.layers import require
 from transformer_jax.seq2seq import Transformer
 
 
