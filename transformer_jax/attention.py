@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from transformer_jax.checks import require
+from transformer_jax.checks import Share, Width, check_fields, check_value, concrete, require
 from transformer_jax.layers import Dropout, Projection, constrain, dropout
-from transformer_jax.masks import AttentionMask
+from transformer_jax.masks import AttentionMask, check_mask
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +43,11 @@ def dot_product_attention(
             What was chosen, and why not a faster one, is logged once at level INFO.
 
     Raises:
-        ValueError: the named implementation cannot do what is asked.
+        ValueError: the named implementation cannot do what is asked, or shapes or dtypes of the arrays or of the mask
+            do not fit each other; nothing is broadcast.
     """
+    check_value("implementation", implementation, Implementation)
+    _check_operands(q_BLHK, k_BSHK, v_BSHK, mask)
     obstacle = _cudnn_obstacle(jax.default_backend(), q_BLHK.dtype, q_BLHK.shape[-1], mask, dropout)
     require(implementation != "cudnn" or not obstacle, f"cuDNN attention is not possible here: {obstacle}")
     if implementation == "xla" or obstacle:
@@ -69,6 +72,19 @@ def attention_weights(q_BLHK: Array, k_BSHK: Array, mask: AttentionMask | None =
         # Finite, so that a row without keys gives no NaN; exp of the difference is exactly 0 for all others.
         scores_BHLS = jnp.where(dense, scores_BHLS, jnp.finfo(jnp.float32).min)
     return jax.nn.softmax(scores_BHLS, axis=-1)
+
+
+def _check_operands(q_BLHK: Array, k_BSHK: Array, v_BSHK: Array, mask: AttentionMask | None) -> None:
+    for name, x in (("queries", q_BLHK), ("keys", k_BSHK), ("values", v_BSHK)):
+        fits = jnp.ndim(x) == 4 and 0 not in jnp.shape(x)
+        require(fits, f"{name} must be [batch, length, heads, head size], nothing of it empty, not {[*jnp.shape(x)]}")
+        require(jnp.issubdtype(x.dtype, jnp.floating), f"{name} must be floating-point numbers, not {x.dtype}")
+    (B, L, H, K), S = q_BLHK.shape, k_BSHK.shape[1]
+    for name, x in (("keys", k_BSHK), ("values", v_BSHK)):
+        require(x.shape == (B, S, H, K), f"{name} must be {[B, S, H, K]} as queries and keys ask, not {[*x.shape]}")
+    check_mask(mask)
+    if mask is not None:
+        mask.check(B, L, S)
 
 
 def _weighted_sum(weights_BHLS: Array, v_BSHK: Array, drop: Dropout | None) -> Array:
@@ -117,13 +133,25 @@ class KVCache(NamedTuple):
         return cls(zeros, zeros, jnp.zeros((), jnp.int32))
 
     def append(self, k_BLHK: Array, v_BLHK: Array) -> "KVCache":
-        """The cache with L more slots filled. Past its last slot it would overwrite: the caller sizes it."""
+        """The cache with L more slots filled.
+
+        Past its last slot it would overwrite. That is a ValueError where the filled length is at hand; under `jit` the
+        caller sizes it.
+        """
+        check_room(self.length, self.key_BSHK.shape[1], k_BLHK.shape[1])
         start = (0, self.length, 0, 0)
         return KVCache(
             jax.lax.dynamic_update_slice(self.key_BSHK, k_BLHK.astype(self.key_BSHK.dtype), start),
             jax.lax.dynamic_update_slice(self.value_BSHK, v_BLHK.astype(self.value_BSHK.dtype), start),
             self.length + k_BLHK.shape[1],
         )
+
+
+def check_room(filled: Array | int, slots: int, more: int) -> None:
+    """Raises ValueError where a cache has no room for so many more, if its filled length is at hand."""
+    used = concrete(filled)
+    full = used is not None and used + more > slots
+    require(not full, f"the cache has {slots} slots, {used} of them filled: {more} more do not fit")
 
 
 class MultiHeadAttention(nn.Module):
@@ -138,10 +166,10 @@ class MultiHeadAttention(nn.Module):
         dropout_rate: of the attention weights.
     """
 
-    features: int
-    num_heads: int
-    head_dim: int | None = None
-    dropout_rate: float = 0.0
+    features: Width
+    num_heads: Width
+    head_dim: Width | None = None
+    dropout_rate: Share = 0.0
     use_bias: bool = True
     initializer_range: float | None = None
     implementation: Implementation = "auto"
@@ -149,6 +177,7 @@ class MultiHeadAttention(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
+        check_fields(self)
         require(
             self.head_dim is not None or self.features % self.num_heads == 0,
             f"{self.num_heads} heads do not divide the width {self.features}",

@@ -1,6 +1,7 @@
 """A model's folder on disk: `config.json` and `model.safetensors`, written whole or not at all."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from transformer_jax.checks import check_finite, listed, require
+from transformer_jax.checks import check_finite, listed, require, shown
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -32,26 +33,57 @@ def write_files(folder: Path, files: dict[str, bytes]) -> None:
             draft.unlink(missing_ok=True)
 
 
-def save_folder(folder: str | Path, config: dict[str, Any], params: dict[str, Any]) -> None:
-    """Writes a configuration and parameters: paths joined by dots, float32."""
+def save_folder(folder: str | Path, config: dict[str, Any], params: Any, shapes: Any) -> None:
+    """Writes a configuration and parameters: paths joined by dots, float32.
+
+    Raises:
+        ValueError: names or shapes are not those of the tree `shapes`, or values are not floating-point numbers or not
+            finite; nothing is written.
+    """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     flat = flax.traverse_util.flatten_dict(params, sep=".")
-    tensors = {name: np.ascontiguousarray(np.asarray(leaf, np.float32)) for name, leaf in flat.items()}
-    text = json.dumps(config, indent=2) + "\n"
-    write_files(folder, {"model.safetensors": safetensors.numpy.save(tensors), "config.json": text.encode()})
+    check_shapes({name: np.shape(leaf) for name, leaf in flat.items()}, shapes, "the parameters are not the model's")
+    tensors = to_float32({name: np.asarray(leaf) for name, leaf in flat.items()}, f"not written to {folder}")
+    content = safetensors.numpy.save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
+    text = json.dumps(config, indent=2, allow_nan=False) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_files(folder, {"model.safetensors": content, "config.json": text.encode()})
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """The folder's config.json. Raises ValueError where it is absent or is not a JSON object."""
+    """The folder's config.json.
+
+    Raises:
+        ValueError: it is absent, cannot be read, or is not a JSON object: neither are NaN, Infinity, a key that is
+            there twice, integers of more than 20 digits, and objects nested deeper than Python can follow.
+    """
     path = Path(folder) / "config.json"
     require(path.is_file(), f"{path} does not exist: a model folder holds config.json and model.safetensors")
     try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
+        config = json.loads(
+            path.read_bytes().decode(), object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer
+        )
+    except RecursionError as error:
+        raise ValueError(f"{path} is not a configuration: it is nested too deeply") from error
+    except (ValueError, OSError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     require(isinstance(config, dict), f"{path} holds {type(config).__name__}, not a JSON object")
     return config
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+    require(not twice, f"the key {shown(listed(twice))} is there more than once")
+    return dict(pairs)
+
+
+def _constant(word: str) -> None:
+    raise ValueError(f"{word} is no number of JSON")
+
+
+def _integer(digits: str) -> int:
+    require(len(digits) <= 20, f"an integer of {len(digits)} digits")
+    return int(digits)
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -73,18 +105,26 @@ def to_float32(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.n
     require(not other, f"{source}: weights must be floating-point numbers, but {listed(other)} are not")
     with np.errstate(over="ignore"):
         weights = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
-    check_finite(weights, source)
+    check_finite(weights, f"{source}: weights must fit float32")
     return weights
 
 
-def read_params(folder: str | Path, shapes: dict[str, Any]) -> dict[str, Any]:
+def check_shapes(found: Mapping[str, tuple[int, ...]], shapes: Any, where: str) -> None:
+    """Checks shapes by name, with dots, against a tree of arrays or shapes: exactly the same names and shapes.
+
+    Raises:
+        ValueError: it says how many differ, and how the first few do.
+    """
+    wanted = {name: leaf.shape for name, leaf in flax.traverse_util.flatten_dict(shapes, sep=".").items()}
+    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    listing = listed([f"{name} is {found.get(name, 'missing')}, not {wanted.get(name, 'known')}" for name in wrong])
+    require(not wrong, f"{where} in {len(wrong)} parameters: {listing}")
+
+
+def read_params(folder: str | Path, shapes: Any) -> dict[str, Any]:
     """The folder's parameters as a tree like `shapes`, whose names and shapes must be exactly those of the file."""
     path = Path(folder) / "model.safetensors"
     flat = read_tensors(path)
-    wanted = {name: leaf.shape for name, leaf in flax.traverse_util.flatten_dict(shapes, sep=".").items()}
-    found = {name: leaf.shape for name, leaf in flat.items()}
-    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-    listing = listed([f"{name} is {found.get(name, 'missing')}, not {wanted.get(name, 'known')}" for name in wrong])
-    require(not wrong, f"{path} does not fit its config.json in {len(wrong)} parameters: {listing}")
+    check_shapes({name: leaf.shape for name, leaf in flat.items()}, shapes, f"{path} does not fit its config.json")
     weights = {name: jnp.asarray(tensor) for name, tensor in to_float32(flat, str(path)).items()}
     return flax.traverse_util.unflatten_dict(weights, sep=".")

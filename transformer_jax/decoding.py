@@ -2,18 +2,27 @@
 
 A step function takes the last token of each row and a cache, and gives the logits of the next token and the cache:
 `step(ids_R, cache) -> (logits_RV, cache)`. Everything runs under `jax.jit`, with static shapes.
+
+A sentence whose logits turn out NaN or +infinity, or -infinity throughout, has no best output: its ids are -1 behind
+the start token and its scores NaN, and the search goes on for the others.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from transformer_jax.checks import Id, Range, check_fields
+
+Length = Annotated[int, Range(2, 2**20)]  # a start and an end at least
+Beam = Annotated[int, Range(1, 1024)]
+Penalty = Annotated[float, Range(-5, 5)]  # beyond, powers of long outputs overflow float32
 Step = Callable[[Array, Any], tuple[Array, Any]]
 Gather = Callable[[Any, Array], Any]
 
+BROKEN = -1  # no id of anything
 # Far below any sum of log-probabilities, and finite so that differences of two of them are no NaN.
 NEVER = -1.0e9
 
@@ -31,12 +40,12 @@ class SearchOptions(NamedTuple):
             the most favourable length.
     """
 
-    max_length: int
-    start_id: int
-    eos_id: int
-    pad_id: int
-    num_beams: int = 4
-    length_penalty: float = 1.0
+    max_length: Length
+    start_id: Id
+    eos_id: Id
+    pad_id: Id
+    num_beams: Beam = 4
+    length_penalty: Penalty = 1.0
     early_stopping: bool | Literal["never"] = False
     score: Literal["hf", "paper"] = "hf"
 
@@ -57,13 +66,17 @@ def greedy_search(step: Step, cache: Any, batch: int, options: SearchOptions) ->
     def extend(state: tuple[Array, Array, Array, Any]) -> tuple[Array, Array, Array, Any]:
         length, ids_BT, done_B, cache = state
         logits_BV, cache = step(_column(ids_BT, length - 1), cache)
-        next_B = jnp.where(done_B, options.pad_id, jnp.argmax(logits_BV, axis=-1)).astype(jnp.int32)
+        best_B = jnp.argmax(logits_BV, axis=-1)  # the first NaN, if there is one
+        finite_B = jnp.isfinite(jnp.take_along_axis(logits_BV, best_B[:, None], axis=-1)[:, 0])
+        next_B = jnp.where(done_B, options.pad_id, jnp.where(finite_B, best_B, BROKEN)).astype(jnp.int32)
         ids_BT = jax.lax.dynamic_update_slice(ids_BT, next_B[:, None], (0, length))
-        return length + 1, ids_BT, done_B | (next_B == options.eos_id), cache
+        return length + 1, ids_BT, done_B | (next_B == options.eos_id) | (next_B == BROKEN), cache
 
+    check_fields(options)
     ids_BT = jnp.full((batch, options.max_length), options.pad_id, jnp.int32).at[:, 0].set(options.start_id)
     start = (jnp.int32(1), ids_BT, jnp.zeros(batch, bool), cache)
-    return jax.lax.while_loop(unfinished, extend, start)[1]
+    ids_BT = jax.lax.while_loop(unfinished, extend, start)[1]
+    return _spoil(ids_BT, jnp.any(ids_BT == BROKEN, axis=1))
 
 
 class Beams(NamedTuple):
@@ -76,6 +89,7 @@ class Beams(NamedTuple):
     finished_scores_BW: Array
     is_finished_BW: Array
     may_improve_B: Array
+    is_broken_B: Array
     cache: Any
 
 
@@ -101,6 +115,7 @@ def beam_search(
     Returns:
         ids [B, W, max_length], best first, padded behind their end; scores float32 [B, W].
     """
+    check_fields(options)
     W, T = options.num_beams, options.max_length
     ids_BWT = jnp.full((batch, W, T), options.pad_id, jnp.int32).at[:, :, 0].set(options.start_id)
     scores_BW = jnp.full((batch, W), NEVER, jnp.float32)
@@ -113,6 +128,7 @@ def beam_search(
         finished_scores_BW=scores_BW,
         is_finished_BW=jnp.zeros((batch, W), bool),
         may_improve_B=jnp.ones(batch, bool),
+        is_broken_B=jnp.zeros(batch, bool),
         cache=cache,
     )
 
@@ -123,13 +139,16 @@ def beam_search(
         return go_on
 
     beams = jax.lax.while_loop(unfinished, lambda b: _extend(b, step, gather, options), beams)
-    return beams.finished_BWT, beams.finished_scores_BW
+    scores_BW = jnp.where(beams.is_broken_B[:, None], jnp.nan, beams.finished_scores_BW)
+    return _spoil(beams.finished_BWT, beams.is_broken_B), scores_BW
 
 
 def _extend(beams: Beams, step: Step, gather: Gather, options: SearchOptions) -> Beams:
     B, W, T = beams.running_BWT.shape
     logits_RV, cache = step(_column(beams.running_BWT.reshape(B * W, T), beams.length - 1), beams.cache)
     logp_BWV = jax.nn.log_softmax(logits_RV.astype(jnp.float32)).reshape(B, W, -1)
+    # One logit that is NaN or +infinity makes all of its row NaN.
+    is_broken_B = beams.is_broken_B | jnp.any(jnp.isnan(logp_BWV[:, :, 0]), axis=1)
     total_BWV = beams.running_scores_BW[:, :, None] + logp_BWV
     V = total_BWV.shape[-1]
     scores_BC, flat_BC = jax.lax.top_k(total_BWV.reshape(B, W * V), 2 * W)
@@ -160,11 +179,18 @@ def _extend(beams: Beams, step: Step, gather: Gather, options: SearchOptions) ->
         running_scores_BW=running_scores_BW,
         finished_BWT=jnp.take_along_axis(finished_BWT, best_BW[:, :, None], axis=1),
         finished_scores_BW=finished_scores_BW,
-        is_finished_BW=is_finished_BW,
-        may_improve_B=beams.may_improve_B & (hope_B > worst_B),
+        is_finished_BW=is_finished_BW | is_broken_B[:, None],  # nobody waits for it
+        may_improve_B=beams.may_improve_B & (hope_B > worst_B) & ~is_broken_B,
+        is_broken_B=is_broken_B,
         cache=gather(cache, rows_R),
     )
 
 
 def _column(ids_RT: Array, index: Array) -> Array:
     return jax.lax.dynamic_index_in_dim(ids_RT, index, axis=1, keepdims=False)
+
+
+def _spoil(ids: Array, is_broken_B: Array) -> Array:
+    """Ids [B, ..., T] with -1 behind the start token of broken sentences."""
+    broken = is_broken_B.reshape(-1, *[1] * (ids.ndim - 1))
+    return ids.at[..., 1:].set(jnp.where(broken, BROKEN, ids[..., 1:]))

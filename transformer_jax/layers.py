@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from transformer_jax.checks import require
+from transformer_jax.checks import Share, Width, check_fields, check_ids, check_value, require
 
+Activation = Literal["relu", "gelu", "gelu_new", "swish"]
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
@@ -57,7 +58,10 @@ def logical_axes(model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Any]:
         require(names in declared, f"parameter {'/'.join(names)} {leaf.shape} declares no logical axes")
         axes = declared[names]
         stacked = ("layers",) if "layers" in names else ()  # scanned layers carry one more axis in front
-        require(leaf.ndim == len(stacked + axes), f"parameter {'/'.join(names)} {leaf.shape} declares the axes {axes}")
+        require(
+            isinstance(axes, tuple) and leaf.ndim == len(stacked + axes),
+            f"parameter {'/'.join(names)} {leaf.shape} declares the axes {axes}",
+        )
         return stacked + axes
 
     return jax.tree_util.tree_map_with_path(axes_of, shapes)
@@ -130,6 +134,17 @@ class Projection(Owner):
         return y
 
 
+def take_rows(name: str, table_VD: Array, ids: Array) -> Array:
+    """Rows of a table, integers [...] -> [..., D].
+
+    Ids below 0 or past the table are a ValueError that says the table's name where values are at hand; under `jit`
+    their rows are NaN, so that nothing plausible comes of them.
+    """
+    require(jnp.issubdtype(table_VD.dtype, jnp.floating), f"the table {name!r} must be floating, not {table_VD.dtype}")
+    check_ids(f"ids of the table {name!r}", ids, len(table_VD), f"it has {len(table_VD)} rows")
+    return jnp.asarray(table_VD).at[jnp.asarray(ids)].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
 class Embed(Owner):
     """A table [V, D]: looked up on the way in, and as the softmax's weights on the way out.
 
@@ -155,8 +170,8 @@ class Embed(Owner):
         self.embedding = self.param("embedding", init, shape, self.param_dtype)
 
     def __call__(self, ids_BL: Array) -> Array:
-        """Rows of the table, [B, L] integers -> [B, L, D] in `dtype`."""
-        x_BLD = jnp.take(self._table(), ids_BL, axis=0)
+        """Rows of the table, [B, L] integers -> [B, L, D] in `dtype`; ids out of range as `take_rows` has it."""
+        x_BLD = take_rows(self.name or "embedding", self._table(), ids_BL)
         return constrain(x_BLD, "batch", "length", None)
 
     def attend(self, x_BLD: Array) -> Array:
@@ -196,15 +211,16 @@ class LayerNorm(Owner):
 class FeedForward(nn.Module):
     """The position-wise network: D -> F, activation, F -> D (Vaswani et al. 2017, section 3.3)."""
 
-    features: int
-    mlp_dim: int
-    activation: str = "relu"
-    dropout_rate: float = 0.0
+    features: Width
+    mlp_dim: Width
+    activation: Activation = "relu"
+    dropout_rate: Share = 0.0
     initializer_range: float | None = None
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
+        check_fields(self)
         options: dict[str, Any] = {
             "initializer_range": self.initializer_range,
             "dtype": self.dtype,
@@ -245,15 +261,22 @@ def fold_seed(seed: Array | None, index: Array | int) -> Array | None:
 def dropout(x: Array, rate: float, seed: Array | None) -> Array:
     """Zeroes elements with probability `rate` and divides the others by 1 - rate; the identity without a seed.
 
+    Raises ValueError unless 0 <= rate < 1 and the seed is uint32 [2].
+
     What is dropped depends on the seed and the element's position alone: it is the same on every mesh and when
     remat computes it again, and the backward pass draws it anew where it would otherwise be stored.
     """
-    return x if seed is None or rate == 0.0 else _dropout(x, rate, seed)
+    check_value("dropout rate", rate, Share)
+    if seed is None or rate == 0.0:
+        return x
+    kind = (jnp.result_type(seed), jnp.shape(seed))
+    require(kind == (jnp.uint32, (2,)), f"a seed is uint32 [2] (see dropout_seed), not {kind[0]} {[*kind[1]]}")
+    return _dropout(x, rate, seed)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _dropout(x: Array, rate: float, seed: Array) -> Array:
-    keep = random_bits(seed, x.shape) >= jnp.uint32(round(rate * 2**32))
+    keep = random_bits(seed, x.shape) >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
     return jnp.where(keep, x * jnp.asarray(1 / (1 - rate), x.dtype), jnp.zeros((), x.dtype))
 
 

@@ -1,12 +1,12 @@
 """Sinusoidal and learned positions, and the hierarchical extension of a learned table."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from transformer_jax.checks import require
+from transformer_jax.checks import Positions, Range, Width, as_array, check_value, require
 from transformer_jax.layers import Embed
 
 SinusoidLayout = Literal["interleaved", "halves"]
@@ -19,8 +19,10 @@ def sinusoidal_positions(length: int, features: int, layout: SinusoidLayout = "i
     Marian in Hugging Face's layout: the same sines first, then the cosines.
     It is defined past any training length, but models do not generalise there (Press et al. 2022).
     """
+    check_value("length", length, Positions)
+    check_value("features", features, Width)
+    check_value("layout", layout, SinusoidLayout)
     require(features % 2 == 0, f"sinusoidal positions need an even width, not {features}")
-    require(layout in ("interleaved", "halves"), f"sinusoid layout {layout!r}: choose interleaved or halves")
     frequencies = 10000.0 ** (-np.arange(0, features, 2, dtype=np.float64) / features)
     angles = np.arange(length, dtype=np.float64)[:, None] * frequencies
     pair = np.stack([np.sin(angles), np.cos(angles)], axis=-1 if layout == "interleaved" else 1)
@@ -39,11 +41,18 @@ def hierarchical_positions(table_PD: Array, rows: int | None = None, alpha: floa
         alpha: weight of the coarse position; 0.5 would make i*n + j and j*n + i the same.
 
     Raises:
-        ValueError: alpha is 0.5 or not between 0 and 1, or more than n^2 rows are asked for.
+        ValueError: this is no table of floating-point numbers, alpha is 0.5 or not between 0 and 1, or more than n^2
+            rows are asked for.
     """
+    table_PD = jnp.asarray(as_array("a table of positions", table_PD))
+    kind, size = table_PD.dtype, table_PD.shape
+    fits = len(size) == 2 and 0 not in size and jnp.issubdtype(kind, jnp.floating)
+    require(fits, f"a table of positions must be floating-point [positions, features], not {kind} {[*size]}")
     n = table_PD.shape[0]
     rows = n * n if rows is None else rows
-    require(0 < alpha < 1 and alpha != 0.5, f"alpha must lie between 0 and 1 and not be 0.5, not {alpha}")
+    check_value("alpha", alpha, Annotated[float, Range(0, 1, open_low=True, open_high=True)])
+    require(alpha != 0.5, "alpha must not be 0.5: positions i*n + j and j*n + i would be the same")
+    check_value("rows", rows, int)
     require(0 < rows <= n * n, f"a table of {n} positions reaches {n * n} of them, not {rows}")
     base_PD = (table_PD - alpha * table_PD[:1]) / (1 - alpha)
     at = np.arange(n, rows)

@@ -1,6 +1,7 @@
 """The encoder-decoder Transformer (Vaswani et al. 2017)."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -10,12 +11,26 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from transformer_jax.attention import check_room
 from transformer_jax.checkpoints import read_config, read_params, save_folder
-from transformer_jax.checks import require
-from transformer_jax.layers import Embed, dropout, dropout_seed
+from transformer_jax.checks import (
+    Id,
+    Layers,
+    Positions,
+    Share,
+    Size,
+    Width,
+    as_ids,
+    check_fields,
+    check_ids,
+    listed,
+    require,
+    shown,
+)
+from transformer_jax.layers import Activation, Embed, dropout, dropout_seed, take_rows
 from transformer_jax.masks import AttentionMask
 from transformer_jax.positions import LearnedPositions, sinusoidal_positions
-from transformer_jax.stack import Decoder, Encoder, StackConfig, stack_layers, unstack_layers
+from transformer_jax.stack import Decoder, Encoder, Remat, StackConfig, stack_layers, unstack_layers
 
 MODEL_TYPE = "transformer_jax"
 
@@ -27,37 +42,40 @@ class TransformerConfig:
     Attributes:
         vocab_size: V, shared by source, target and softmax, whose tables are one.
         positions: sinusoids in the paper's layout (interleaved) or in Marian's (halves), or a learned table.
-        max_length: rows of a learned table, and of the sinusoids that decoding prepares.
+        max_length: rows of a learned table, and of the sinusoids that `position_ids` may ask for.
         decoder_start_id: what the decoder reads first; the padding token, as in Marian.
     The other fields are those of `StackConfig`.
     """
 
-    vocab_size: int
-    features: int = 512
-    num_heads: int = 8
-    head_dim: int | None = None
-    mlp_dim: int = 2048
-    encoder_layers: int = 6
-    decoder_layers: int = 6
-    activation: str = "relu"
+    vocab_size: Size
+    features: Width = 512
+    num_heads: Width = 8
+    head_dim: Width | None = None
+    mlp_dim: Width = 2048
+    encoder_layers: Layers = 6
+    decoder_layers: Layers = 6
+    activation: Activation = "relu"
     norm: Literal["pre", "post"] = "post"
     positions: Literal["interleaved", "halves", "learned"] = "interleaved"
-    max_length: int = 512
-    dropout_rate: float = 0.1
-    attention_dropout_rate: float = 0.0
-    activation_dropout_rate: float = 0.0
+    max_length: Positions = 512
+    dropout_rate: Share = 0.1
+    attention_dropout_rate: Share = 0.0
+    activation_dropout_rate: Share = 0.0
     attention_bias: bool = True
     scan_layers: bool = False
-    remat: str = "none"
-    pad_id: int = 0
-    eos_id: int = 1
-    decoder_start_id: int = 0
+    remat: Remat = "none"
+    pad_id: Id = 0
+    eos_id: Id = 1
+    decoder_start_id: Id = 0
 
     def __post_init__(self) -> None:
-        require(self.vocab_size > 0, f"vocab_size must be at least 1, not {self.vocab_size}")
-        choices = ("interleaved", "halves", "learned")
-        require(self.positions in choices, f"positions {self.positions!r}: choose one of {choices}")
-        self.stack(self.encoder_layers), self.stack(self.decoder_layers)  # they check what they are made of
+        check_fields(self)
+        self.stack(self.encoder_layers)  # it checks its heads
+        for name in ("pad_id", "eos_id", "decoder_start_id"):
+            check_ids(name, getattr(self, name), self.vocab_size, f"vocab_size is {self.vocab_size}")
+        require(self.pad_id != self.eos_id, f"pad_id and eos_id must differ, but both are {self.pad_id}")
+        even = self.positions == "learned" or self.features % 2 == 0
+        require(even, f"sinusoidal positions need an even width, not features {self.features}")
 
     @classmethod
     def tiny(cls, vocab_size: int, **overrides: Any) -> "TransformerConfig":
@@ -97,7 +115,11 @@ class DecoderOutput(NamedTuple):
 
 
 class Transformer(nn.Module):
-    """Encoder, decoder and one table of embeddings for source, target and softmax (section 3.4)."""
+    """Encoder, decoder and one table of embeddings for source, target and softmax (section 3.4).
+
+    Ids and masks may be lists. Those that do not fit each other are a ValueError; ids that are out of range are one
+    where their values are at hand, and give NaN under `jit`.
+    """
 
     config: TransformerConfig
     dtype: DTypeLike = jnp.float32
@@ -134,6 +156,10 @@ class Transformer(nn.Module):
                 restart, and ids that keep examples apart; padding in a segment of its own.
             deterministic: no dropout; otherwise `rngs={"dropout": key}` is needed.
         """
+        input_ids = as_ids("input_ids", input_ids)
+        decoder_input_ids = as_ids("decoder_input_ids", decoder_input_ids)
+        rows = len(input_ids), len(decoder_input_ids)
+        require(rows[0] == rows[1], f"input_ids have {rows[0]} rows, but decoder_input_ids {rows[1]}")
         encoded_BSD = self.encode(
             input_ids, attention_mask, position_ids=position_ids, segment_ids=segment_ids, deterministic=deterministic
         )
@@ -158,9 +184,10 @@ class Transformer(nn.Module):
         deterministic: bool = True,
     ) -> Array:
         """Source tokens [B, S] -> [B, S, D]."""
-        mask = AttentionMask() if attention_mask is None else AttentionMask.padding(attention_mask)
+        input_ids = as_ids("input_ids", input_ids)
+        mask = AttentionMask() if attention_mask is None else AttentionMask.padding(attention_mask, input_ids.shape)
         if segment_ids is not None:
-            mask &= AttentionMask.segments(segment_ids)
+            mask &= AttentionMask.segments(as_ids("segment_ids", segment_ids, input_ids.shape))
         x_BSD = self._embed(input_ids, position_ids, deterministic)
         return self.encoder(x_BSD, mask, deterministic=deterministic)
 
@@ -176,13 +203,14 @@ class Transformer(nn.Module):
         cache: Any = None,
         deterministic: bool = True,
     ) -> DecoderOutput:
-        """Target tokens [B, L] over a memory -> logits [B, L, V].
+        """Target tokens [B, L] over a memory -> logits [B, L, V]; NaN for those past the last slot of the cache.
 
         Args:
             memory: the encoder's output [B, S, D], or what `project_memory` made of it.
             attention_mask: of the source, [B, S].
             cache: from `empty_cache` or the call before; the tokens given continue what it holds.
         """
+        decoder_input_ids = as_ids("decoder_input_ids", decoder_input_ids)
         cross = AttentionMask() if attention_mask is None else AttentionMask.padding(attention_mask)
         own = AttentionMask() if cache is not None else AttentionMask.causal()
         require(
@@ -192,12 +220,14 @@ class Transformer(nn.Module):
         if segment_ids is not None and encoder_segment_ids is not None:
             own &= AttentionMask.segments(segment_ids)
             cross &= AttentionMask.segments(segment_ids, encoder_segment_ids)
+        filled: Array | int = 0
         reach = decoder_input_ids.shape[1]
         if cache is not None:
             filled, reach = self._extent(cache)
-            if position_ids is None:
-                position_ids = filled + jnp.arange(decoder_input_ids.shape[1])[None, :]
-        x_BLD = self._embed(decoder_input_ids, position_ids, deterministic, reach)
+            check_room(filled, reach, decoder_input_ids.shape[1])
+            slots_1L = filled + jnp.arange(decoder_input_ids.shape[1])[None, :]
+            decoder_input_ids = jnp.where(slots_1L < reach, decoder_input_ids, -1)
+        x_BLD = self._embed(decoder_input_ids, position_ids, deterministic, filled, reach)
         x_BLD, cache = self.decoder(x_BLD, memory, own, cross, cache=cache, deterministic=deterministic)
         return DecoderOutput(self.embedding.attend(x_BLD), cache)
 
@@ -225,17 +255,33 @@ class Transformer(nn.Module):
             f"{folder}/config.json: model_type {kind!r}, but only {MODEL_TYPE!r} (from save_pretrained) can be read",
         )
         unknown = sorted(fields.keys() - {f.name for f in dataclasses.fields(TransformerConfig)})
-        require(not unknown, f"{folder}/config.json: unknown field {', '.join(unknown)}")
-        config = TransformerConfig(**fields)
-        canonical = cls(dataclasses.replace(config, scan_layers=False))
-        ids = jnp.zeros((1, 1), jnp.int32)
-        params = read_params(folder, jax.eval_shape(canonical.init, jax.random.key(0), ids, ids)["params"])
-        return cls(config, dtype), stack_layers(params) if config.scan_layers else params
+        require(not unknown, f"{folder}/config.json: unknown field {shown(listed(unknown))}")
+        try:
+            config = TransformerConfig(**{"vocab_size": None, **fields})
+        except ValueError as error:
+            raise ValueError(f"{folder}/config.json: {error}") from error
+        model = cls(config, dtype)
+        params = read_params(folder, model.parameter_shapes())
+        return model, stack_layers(params) if config.scan_layers else params
 
     @nn.nowrap
     def save_pretrained(self, folder: str | Path, params: dict[str, Any]) -> None:
-        """Writes `config.json` and `model.safetensors` (canonical parameter layout, float32)."""
-        save_folder(folder, {"model_type": MODEL_TYPE, **dataclasses.asdict(self.config)}, unstack_layers(params))
+        """Writes `config.json` and `model.safetensors` (canonical parameter layout, float32).
+
+        Raises:
+            ValueError: the parameters' names or shapes are not the model's, or their values are no floating-point
+                numbers or not finite; nothing is written.
+        """
+        require(isinstance(params, Mapping), f"parameters are a dict of arrays, not {type(params).__name__}")
+        config = {"model_type": MODEL_TYPE, **dataclasses.asdict(self.config)}
+        save_folder(folder, config, unstack_layers(params), self.parameter_shapes())
+
+    @nn.nowrap
+    def parameter_shapes(self) -> dict[str, Any]:
+        """The parameters' shapes in the canonical layout. One layer of each stack is traced, nothing is computed."""
+        scanned = self.clone(config=dataclasses.replace(self.config, scan_layers=True))
+        ids = jnp.zeros((1, 1), jnp.int32)
+        return unstack_layers(jax.eval_shape(scanned.init, jax.random.key(0), ids, ids)["params"])
 
     @nn.nowrap
     def _extent(self, cache: Any) -> tuple[Array, int]:
@@ -244,18 +290,31 @@ class Transformer(nn.Module):
             return cache.length[0], cache.key_BSHK.shape[2]
         return cache[0].length, cache[0].key_BSHK.shape[1]
 
-    def _embed(self, ids_BL: Array, position_ids: Array | None, deterministic: bool, reach: int | None = None) -> Array:
-        c = self.config
-        length = reach or ids_BL.shape[1]
+    def _embed(
+        self,
+        ids_BL: Array,
+        position_ids: Array | None,
+        deterministic: bool,
+        start: Array | int = 0,
+        reach: int | None = None,
+    ) -> Array:
+        """Embeddings and positions; without `position_ids` those from `start` on, all of them below `reach`."""
+        c, (batch, length) = self.config, ids_BL.shape
+        rows = reach = reach or length
         if c.positions == "learned":
-            require(length <= c.max_length, f"{length} tokens, but the position table has {c.max_length} rows")
+            require(reach <= c.max_length, f"{reach} tokens, but the position table has {c.max_length} rows")
         if position_ids is None:
-            position_ids = jnp.arange(ids_BL.shape[1])[None, :]
+            position_ids = start + jnp.arange(length)[None, :]
+        else:
+            position_ids = as_ids("position_ids", position_ids)
+            right = position_ids.shape in ((batch, length), (1, length))
+            require(right, f"position_ids must have the shape {(batch, length)}, not {position_ids.shape}")
+            rows = max(c.max_length, reach)
         if c.positions == "learned":
             positions_BLD = self.positions(position_ids)
         else:
-            table = sinusoidal_positions(max(c.max_length, length), c.features, c.positions)
-            positions_BLD = jnp.take(jnp.asarray(table, self.dtype), position_ids, axis=0)
+            table = sinusoidal_positions(rows, c.features, c.positions)
+            positions_BLD = take_rows("positions", jnp.asarray(table, self.dtype), position_ids)
         x_BLD = self.embedding(ids_BL) * jnp.asarray(c.features**0.5, self.dtype) + positions_BLD
         seed = None if deterministic else dropout_seed(self.make_rng("dropout"))
         return dropout(x_BLD, c.dropout_rate, seed)
@@ -263,4 +322,5 @@ class Transformer(nn.Module):
 
 def shift_right(labels: Array, start_id: int) -> Array:
     """Labels [B, L] -> decoder inputs [B, L]: the start token, then the labels without the last."""
+    as_ids("labels", labels)
     return jax.lax.pad(labels, jnp.asarray(start_id, labels.dtype), ((0, 0, 0), (1, -1, 0)))

@@ -1,6 +1,7 @@
 """Encoder and decoder stacks: one layer of each, run one after the other or scanned."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -11,9 +12,9 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from transformer_jax.attention import Implementation, KVCache, MultiHeadAttention
-from transformer_jax.checks import require
+from transformer_jax.checks import Layers, NotNegative, Share, Width, check_fields, require
 from transformer_jax.layers import (
-    ACTIVATIONS,
+    Activation,
     FeedForward,
     LayerNorm,
     constrain,
@@ -23,6 +24,7 @@ from transformer_jax.layers import (
 )
 from transformer_jax.masks import AttentionMask
 
+Remat = Literal["none", "full", "dots", "dots_no_batch"]
 REMAT_POLICIES: dict[str, Any] = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -45,35 +47,29 @@ class StackConfig:
         remat: what the backward pass may keep: none (everything is kept) | full | dots | dots_no_batch.
     """
 
-    num_layers: int = 6
-    features: int = 512
-    num_heads: int = 8
-    head_dim: int | None = None
-    mlp_dim: int = 2048
-    activation: str = "relu"
+    num_layers: Layers = 6
+    features: Width = 512
+    num_heads: Width = 8
+    head_dim: Width | None = None
+    mlp_dim: Width = 2048
+    activation: Activation = "relu"
     norm: Literal["pre", "post"] = "post"
-    norm_epsilon: float = 1e-6
-    dropout_rate: float = 0.1
-    attention_dropout_rate: float = 0.0
-    activation_dropout_rate: float = 0.0
+    norm_epsilon: NotNegative = 1e-6
+    dropout_rate: Share = 0.1
+    attention_dropout_rate: Share = 0.0
+    activation_dropout_rate: Share = 0.0
     attention_bias: bool = True
-    initializer_range: float | None = None
+    initializer_range: NotNegative | None = None
     attention: Implementation = "auto"
     scan_layers: bool = False
-    remat: str = "none"
+    remat: Remat = "none"
 
     def __post_init__(self) -> None:
-        require(self.num_layers > 0, f"num_layers must be at least 1, not {self.num_layers}")
+        check_fields(self)
         require(
             self.head_dim is not None or self.features % self.num_heads == 0,
             f"{self.num_heads} heads do not divide the width {self.features}",
         )
-        require(self.activation in ACTIVATIONS, f"activation {self.activation!r}: choose one of {[*ACTIVATIONS]}")
-        require(self.norm in ("pre", "post"), f"norm {self.norm!r}: choose pre or post")
-        require(self.remat in REMAT_POLICIES, f"remat {self.remat!r}: choose one of {[*REMAT_POLICIES]}")
-        for name in ("dropout_rate", "attention_dropout_rate", "activation_dropout_rate"):
-            rate = getattr(self, name)
-            require(0.0 <= rate < 1.0, f"{name} must be at least 0 and below 1, not {rate}")
 
 
 class _Layer(nn.Module):
@@ -318,10 +314,19 @@ def stack_layers(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def unstack_layers(params: dict[str, Any]) -> dict[str, Any]:
-    """The inverse of `stack_layers`: the canonical layout, which exports and golden lists use."""
+    """The inverse of `stack_layers`: the canonical layout, which exports and golden lists use.
+
+    Shapes (`jax.ShapeDtypeStruct`) are unstacked like arrays: those of a model of many layers cost the tracing of one.
+    """
+
+    def take(leaf: Any, i: int) -> Any:
+        return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf[i]
+
     out = {k: unstack_layers(v) if isinstance(v, dict) else v for k, v in params.items() if k != "layers"}
     if "layers" in params:
-        count = len(jax.tree.leaves(params["layers"])[0])
+        counts = {leaf.shape[0] for leaf in jax.tree.leaves(params["layers"])}
+        require(len(counts) == 1, f"stacked layers must all be of one number, not {sorted(counts)}")
+        count = counts.pop()
         for i in range(count):
-            out[f"layer_{i}"] = jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"])
+            out[f"layer_{i}"] = jax.tree.map(functools.partial(take, i=i), params["layers"])
     return out

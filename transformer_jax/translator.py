@@ -2,9 +2,10 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,28 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
-from transformer_jax.checks import require
-from transformer_jax.decoding import SearchOptions, beam_search, gather_rows, greedy_search
+from transformer_jax.checks import (
+    Range,
+    as_ids,
+    check_fields,
+    check_ids,
+    check_value,
+    concrete,
+    listed,
+    require,
+    shown,
+)
+from transformer_jax.decoding import (
+    BROKEN,
+    Beam,
+    Length,
+    Penalty,
+    SearchOptions,
+    beam_search,
+    gather_rows,
+    greedy_search,
+)
+from transformer_jax.masks import AttentionMask
 from transformer_jax.seq2seq import Transformer
 
 
@@ -31,28 +52,41 @@ def generate(
 ) -> Array:
     """The best output for each source: ids [B, max_length] int32, from the start token on, padded behind the end.
 
+    A row without any token that is attended to, or with scores that are NaN or infinite, has no output: see Raises, and
+    under `jit`, where values cannot be seen, its ids are -1 behind the start token.
+
     Args:
-        input_ids: source tokens [B, S].
+        input_ids: source tokens [B, S]; an array, or lists of one length.
         attention_mask: [B, S], 1 or True for tokens; by default everything but the padding token.
         num_beams: W; 1 is greedy search, which takes no account of the penalty.
         length_penalty, early_stopping, preset: see `SearchOptions`, whose score is named by `preset`.
         max_length: start and end token included.
 
     Raises:
-        ValueError: an unknown preset, or fewer than one beam or two tokens.
+        ValueError: an option is out of range, ids or mask are not what the model reads, or rows have no output. It
+            names the option or the rows.
     """
-    require(preset in ("hf", "paper"), f"preset {preset!r}: choose hf or paper")
-    stops = (True, False, "never")
-    require(early_stopping in stops, f"early_stopping {early_stopping!r}: choose one of {stops}")
-    require(num_beams >= 1, f"num_beams must be at least 1, not {num_beams}")
-    require(max_length >= 2, f"max_length must be at least 2 (start and end token), not {max_length}")
+    check_value("preset", preset, Literal["hf", "paper"])
     c = model.config
     options = SearchOptions(
         max_length, c.decoder_start_id, c.eos_id, c.pad_id, num_beams, length_penalty, early_stopping, preset
     )
+    check_fields(options)
+    input_ids = as_ids("input_ids", input_ids)
+    check_ids("input_ids", input_ids, c.vocab_size, f"the model's vocabulary of {c.vocab_size}")
     input_ids = jnp.asarray(input_ids)
-    attention_mask = input_ids != c.pad_id if attention_mask is None else jnp.asarray(attention_mask)
-    return _generate(model, options, params, input_ids, attention_mask)
+    tokens = input_ids != c.pad_id if attention_mask is None else attention_mask
+    mask_BS = cast(Array, AttentionMask.padding(tokens, input_ids.shape).key_mask_BS)
+    _refuse_rows(~mask_BS.any(axis=1), "hold no token that is attended to")
+    ids_BT = _generate(model, options, params, input_ids, mask_BS)
+    _refuse_rows(ids_BT[:, 1] == BROKEN, "have scores that are not finite: look for nan or infinity in the parameters")
+    return ids_BT
+
+
+def _refuse_rows(wrong_B: Array, reason: str) -> None:
+    wrong = concrete(wrong_B)
+    rows = [] if wrong is None else [str(row) for row in np.flatnonzero(wrong)]
+    require(not rows, f"rows {listed(rows)} of input_ids {reason}")
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -63,6 +97,7 @@ def _generate(
         return model.apply({"params": params}, *args, method=method, **kwargs)
 
     batch = input_ids.shape[0]
+    input_ids = jnp.where(jnp.any(attention_mask, axis=1, keepdims=True), input_ids, BROKEN)
     # Keys and values of the source are shared by the beams of a sentence: no beam axis, and nothing to reorder.
     memory = run("project_memory", run("encode", input_ids, attention_mask))
     cache = run("empty_cache", batch * options.num_beams, options.max_length)
@@ -90,35 +125,74 @@ class Translator:
     """Sentences in, sentences out: tokenised, sorted by length, padded to few shapes, decoded, put back in order.
 
     Attributes:
-        max_length: sources are cut to so many tokens; outputs have at most 50 more than their padded source
-            (Vaswani et al. 2017, section 6.1).
+        max_length: tokens of a source, its end included; what is longer is cut, with a warning. Outputs have at most 50
+            more than their padded source (Vaswani et al. 2017, section 6.1).
         batch_size: sentences decoded together.
         length_penalty, preset: see `generate`.
+
+    Raises:
+        ValueError: an option is out of range, or the tokenizer is not that of the model.
     """
 
     model: Transformer
     params: dict[str, Any]
     tokenizer: Tokenizer
-    num_beams: int = 4
-    length_penalty: float = 0.6
+    num_beams: Beam = 4
+    length_penalty: Penalty = 0.6
     preset: Literal["hf", "paper"] = "paper"
-    max_length: int = 256
-    batch_size: int = 64
+    max_length: Length = 256
+    batch_size: Annotated[int, Range(1, 2**16)] = 64
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        c, told = self.model.config, {}
+        for name in ("vocab_size", "eos_id", "pad_id"):  # SentencePiece says them, with -1 for tokens that it lacks
+            if callable(method := getattr(self.tokenizer, name, None)):
+                told[name] = method()
+        words = told.pop("vocab_size", 0)
+        require(words <= c.vocab_size, f"the tokenizer has {words} words, but the model's vocab_size is {c.vocab_size}")
+        for name, id_ in told.items():
+            right = getattr(c, name)
+            require(id_ in (-1, right), f"{name} of the tokenizer is {id_}, but that of the model {right}")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, dtype: DTypeLike = jnp.float32, **options: Any) -> "Translator":
-        """Reads a folder that `Transformer.save_pretrained` wrote, with the vocabulary `spm.model` beside it."""
-        import sentencepiece
+        """Reads a folder that `Transformer.save_pretrained` wrote, with the vocabulary `spm.model` beside it.
 
+        Raises:
+            ValueError: as `Transformer.from_pretrained`, `load_sentencepiece` and the class; it names the folder.
+        """
+        tokenizer = load_sentencepiece(Path(folder) / "spm.model")
         model, params = Transformer.from_pretrained(folder, dtype)
-        tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(Path(folder) / "spm.model"))
-        return cls(model, params, tokenizer, **options)
+        words, wanted = tokenizer.vocab_size(), model.config.vocab_size
+        # A file that is cut off can be a smaller vocabulary.
+        require(words == wanted, f"{folder}/spm.model has {words} words, but vocab_size in config.json is {wanted}")
+        try:
+            return cls(model, params, tokenizer, **options)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from error
 
     def __call__(self, sentences: Sequence[str]) -> list[str]:
-        """A translation for each sentence."""
+        """A translation for each sentence; "" for one without any token, such as "" and " ".
+
+        Sentences that are longer than `max_length` are cut, and named in a warning with their length.
+
+        Raises:
+            ValueError: one string instead of several, something that is no string, or text that is not Unicode (a
+                lone surrogate); or the model's scores are not finite.
+        """
         eos = self.model.config.eos_id
-        sources = [[*self.tokenizer.encode(text)[: self.max_length - 1], eos] for text in sentences]
-        order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
+        sources = [[*tokens, eos] for tokens in self._encode(sentences)]
+        long = {i: len(source) for i, source in enumerate(sources) if len(source) > self.max_length}
+        if long:
+            lengths = listed([f"sentence {i} has {length}" for i, length in long.items()])
+            warnings.warn(
+                f"{len(long)} of {len(sources)} sentences were cut to max_length {self.max_length} tokens, "
+                f"end included: {lengths}; split them, or give a larger max_length",
+                stacklevel=2,
+            )
+        sources = [[*source[: self.max_length - 1], eos] if i in long else source for i, source in enumerate(sources)]
+        order = sorted((i for i, source in enumerate(sources) if len(source) > 1), key=lambda i: len(sources[i]))
         outputs = [""] * len(sources)
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
@@ -137,8 +211,44 @@ class Translator:
                 preset=self.preset,
             )
             for i, ids in zip(rows, np.asarray(ids_BT)[:, 1:].tolist(), strict=False):
-                outputs[i] = self.tokenizer.decode(ids[: ids.index(eos)] if eos in ids else ids)
+                outputs[i] = self._decode(ids[: ids.index(eos)] if eos in ids else ids)
         return outputs
+
+    def _encode(self, sentences: Sequence[str]) -> list[list[int]]:
+        several = isinstance(sentences, Iterable) and not isinstance(sentences, str | bytes | Mapping)
+        require(several, f"give a list of sentences, not {shown(sentences)}")
+        encoded: list[list[int]] = []
+        for i, text in enumerate(sentences):
+            require(isinstance(text, str), f"sentence {i} must be a string, not {shown(text)}")
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"sentence {i} is not Unicode: {error}") from error
+            encoded.append(self.tokenizer.encode(text) if text.strip() else [])
+        return encoded
+
+    def _decode(self, ids: list[int]) -> str:
+        try:
+            return self.tokenizer.decode(ids)
+        except IndexError as error:
+            raise ValueError(f"the model gave ids that the tokenizer does not have, up to {max(ids)}") from error
+
+
+def load_sentencepiece(path: str | Path) -> Any:
+    """Reads an `spm.model` into a `sentencepiece.SentencePieceProcessor`.
+
+    Raises:
+        ValueError: the file is missing, cannot be read, or is no SentencePiece model.
+    """
+    import sentencepiece
+
+    try:
+        processor = sentencepiece.SentencePieceProcessor()
+        processor.LoadFromSerializedProto(Path(path).read_bytes())  # the constructor takes empty bytes for no model
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be read as a SentencePiece model: {reason}") from error
+    return processor
 
 
 def _bucket(length: int) -> int:

@@ -369,10 +369,10 @@ def test_bfloat16_generates(make_transformer):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preset": "marian"}, "preset 'marian': choose hf or paper"),
-        ({"num_beams": 0}, "num_beams must be at least 1, not 0"),
-        ({"max_length": 1}, "max_length must be at least 2"),
-        ({"early_stopping": "nevr"}, "early_stopping 'nevr'"),
+        ({"preset": "marian"}, "preset must be 'hf' or 'paper', not 'marian'"),
+        ({"num_beams": 0}, "num_beams must be an integer from 1 to 1024, not 0"),
+        ({"max_length": 1}, "max_length must be an integer from 2 to .*, not 1"),
+        ({"early_stopping": "nevr"}, "early_stopping must be True or False or 'never', not 'nevr'"),
     ],
 )
 def test_generate_refuses_what_cannot_be(tiny, options, message):

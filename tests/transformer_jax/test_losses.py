@@ -93,3 +93,42 @@ def test_cross_entropy_is_that_of_torch(smoothing):
     )
     ours, _ = cross_entropy(jnp.asarray(LOGITS), jnp.asarray(LABELS), label_smoothing=smoothing)
     np.testing.assert_allclose(ours, theirs.item(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [-1, V, 2**31 - 1, -100])
+def test_a_label_that_counts_and_is_out_of_range_is_refused_or_nan(wrong):
+    labels = LABELS.copy()
+    labels[1, 3] = wrong
+    with pytest.raises(ValueError, match=f"labels must lie between 0 and 6 .*: 1 of 7 do not, such as {wrong}"):
+        cross_entropy(jnp.asarray(LOGITS), labels, WEIGHTS)
+    total, weight = jax.jit(cross_entropy)(LOGITS, labels, WEIGHTS)
+    assert np.isnan(total) and weight == WEIGHTS.sum()
+    assert np.isfinite(jax.jit(cross_entropy)(LOGITS, np.where(WEIGHTS > 0, LABELS, wrong), WEIGHTS)[0])
+
+
+def test_labels_of_a_small_type_are_labels():
+    wide = jnp.concatenate([jnp.asarray(LOGITS)] * 50, axis=-1)  # 350 words, more than int8 holds
+    expected = cross_entropy(wide, jnp.asarray(LABELS))
+    for kind in ("int8", "uint8", "uint32"):
+        np.testing.assert_array_equal(cross_entropy(wide, LABELS.astype(kind)), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        *[
+            ({"label_smoothing": e}, "label_smoothing must be a number from 0 below 1")
+            for e in (np.nan, 2, 1, -1, "0.1")
+        ],
+        *[({"z_loss": z}, "z_loss must be a number from 0") for z in (np.nan, -1e-4, np.inf)],
+        ({"labels": LABELS[:, :1]}, r"labels must have the shape \[2, 5\], as logits ask, not \[2, 1\]"),
+        ({"labels": LABELS.astype(float)}, "labels must be integers, not float64"),
+        ({"labels": np.eye(V)[LABELS]}, r"labels must have the shape \[2, 5\]"),
+        ({"weights": WEIGHTS[:1]}, r"weights must have the shape \[2, 5\], as logits ask, not \[1, 5\]"),
+        *[({"weights": np.full((2, 5), w)}, "weights must be finite and not negative") for w in (-1, np.nan, np.inf)],
+        ({"logits": LOGITS.astype(int)}, "logits must be floating-point numbers, not int64"),
+    ],
+)
+def test_cross_entropy_refuses_what_has_no_meaning(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        cross_entropy(**{"logits": LOGITS, "labels": LABELS, "weights": WEIGHTS, **arguments})

@@ -44,6 +44,12 @@ def test_sinusoids_refuse_an_odd_width_and_an_unknown_layout():
         sinusoidal_positions(4, 8, "sideways")
 
 
+@pytest.mark.parametrize(("length", "features"), [(0, 8), (-1, 8), (4.0, 8), (2**40, 8), (4, 0), (4, -2), (True, 8)])
+def test_sinusoids_refuse_sizes_that_are_none(length, features):
+    with pytest.raises(ValueError, match="(length|features) must be an integer from 1 to"):
+        sinusoidal_positions(length, features)
+
+
 @pytest.mark.parametrize("alpha", [0.4, 0.7])
 def test_hierarchical_positions_follow_the_formula_and_keep_the_learned_rows(alpha):
     n, features = 5, 3
@@ -69,8 +75,18 @@ def test_hierarchical_positions_stop_at_the_row_asked_for(rows):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"rows": 26}, "reaches 25"), ({"rows": 0}, "not 0"), ({"alpha": 0.5}, "0.5"), ({"alpha": 1.0}, "not 1.0")],
+    [
+        ({"rows": 26}, "reaches 25"),
+        ({"rows": 0}, "not 0"),
+        ({"rows": 2.0}, "rows must be an integer, not 2.0"),
+        ({"alpha": 0.5}, "0.5"),
+        ({"alpha": 1.0}, "not 1.0"),
+        ({"alpha": math.nan}, "alpha must be a number above 0 below 1, not nan"),
+        ({"table_PD": jnp.zeros(5)}, r"floating-point \[positions, features\], not float32 \[5\]"),
+        ({"table_PD": jnp.zeros((0, 2))}, r"not float32 \[0, 2\]"),
+        ({"table_PD": jnp.zeros((5, 2), int)}, r"not int32 \[5, 2\]"),
+    ],
 )
 def test_hierarchical_positions_refuse_what_has_no_meaning(options, message):
     with pytest.raises(ValueError, match=message):
-        hierarchical_positions(jnp.zeros((5, 2)), **options)
+        hierarchical_positions(**{"table_PD": jnp.zeros((5, 2)), **options})

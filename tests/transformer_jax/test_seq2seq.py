@@ -61,10 +61,10 @@ def test_parameters_are_stored_in_the_type_asked_for():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"vocab_size": 0}, "vocab_size must be at least 1, not 0"),
-        ({"positions": "none"}, "positions 'none'"),
+        ({"vocab_size": 0}, "vocab_size must be an integer from 1 to 2147483647, not 0"),
+        ({"positions": "none"}, "positions must be 'interleaved', 'halves' or 'learned', not 'none'"),
         ({"num_heads": 7}, "7 heads do not divide the width 512"),
-        ({"decoder_layers": 0}, "num_layers must be at least 1, not 0"),
+        ({"decoder_layers": 0}, "decoder_layers must be an integer from 1 to 10000, not 0"),
     ],
 )
 def test_a_config_refuses_what_cannot_be(options, message):
@@ -336,7 +336,7 @@ def test_a_truncated_file_is_refused(folder):
 
 def test_parameters_that_cannot_be_saved_leave_nothing(tiny, tmp_path):
     model, params = tiny
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match=r"embedding.embedding is \(\), not \(11, 8\)"):
         model.save_pretrained(tmp_path, {**params, "embedding": {"embedding": object()}})
     assert not list(tmp_path.iterdir())
 

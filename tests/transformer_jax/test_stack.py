@@ -310,11 +310,15 @@ def test_each_layer_drops_other_elements(scan):
     ("options", "message"),
     [
         ({"num_heads": 3}, "3 heads do not divide the width 8"),
-        ({"num_layers": 0}, "num_layers must be at least 1, not 0"),
-        ({"activation": "tanh"}, "activation 'tanh'"),
-        ({"norm": "middle"}, "norm 'middle'"),
-        ({"remat": "most"}, "remat 'most'"),
-        *[({rate: value}, f"{rate} must be at least 0 and below 1") for rate in RATES for value in (-0.1, 1.0)],
+        ({"num_layers": 0}, "num_layers must be an integer from 1 to 10000, not 0"),
+        ({"activation": "tanh"}, "activation must be 'relu', 'gelu', 'gelu_new' or 'swish', not 'tanh'"),
+        ({"norm": "middle"}, "norm must be 'pre' or 'post', not 'middle'"),
+        ({"remat": "most"}, "remat must be .*, not 'most'"),
+        *[
+            ({rate: value}, f"{rate} must be a number from 0 below 1, not {value}")
+            for rate in RATES
+            for value in (-0.1, 1.0)
+        ],
     ],
 )
 def test_a_stack_refuses_what_cannot_be(options, message):

@@ -1,5 +1,10 @@
+import io
+import random
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import sentencepiece
 
 from transformer_jax import Translator, generate, translator
 
@@ -34,7 +39,7 @@ def calls(monkeypatch):
 def test_sentences_come_back_in_their_order(tiny, calls):
     sentences = ["abc", "", "h" * 20, "a", "gfe", "ba" * 5, "c"]
     assert Translator(*tiny, Letters(), batch_size=2)(sentences) == sentences
-    assert [ids.shape for ids, _ in calls] == [(2, 8), (2, 8), (2, 16), (2, 24)]
+    assert [ids.shape for ids, _ in calls] == [(2, 8), (2, 8), (2, 24)]
 
 
 def test_batches_are_full_and_the_rows_that_fill_them_are_ends(tiny, calls):
@@ -52,8 +57,10 @@ def test_options_reach_the_search(tiny, calls):
     assert calls[0][1] == {"num_beams": 2, "length_penalty": 1.5, "max_length": 58, "preset": "hf"}
 
 
-def test_long_sources_are_cut_and_keep_their_end(tiny, calls):
-    assert Translator(*tiny, Letters(), max_length=5, batch_size=1)(["abcdefgh", "abcd"]) == ["abcd", "abcd"]
+def test_long_sources_are_cut_with_a_warning_and_keep_their_end(tiny, calls):
+    translate = Translator(*tiny, Letters(), max_length=5, batch_size=1)
+    with pytest.warns(UserWarning, match=r"1 of 2 sentences were cut to max_length 5 .* sentence 0 has 9;"):
+        assert translate(["abcdefgh", "abcd"]) == ["abcd", "abcd"]
     np.testing.assert_array_equal(calls[0][0][0], [2, 3, 4, 5, 1, 0, 0, 0])
 
 
@@ -84,3 +91,150 @@ def test_a_translation_is_what_generate_gives(make_transformer):
         ids = generate(model, params, source, num_beams=2, length_penalty=0.6, max_length=58, preset="paper")
         words = np.asarray(ids)[0, 1:].tolist()
         assert text == Letters().decode(words[: words.index(1)] if 1 in words else words)
+
+
+# --- what cannot be translated -----------------------------------------------------------------------------------
+
+
+def test_a_sentence_without_a_word_is_empty(tiny, calls):
+    assert Translator(*tiny, Letters())(["", " ", "\t\n\u3000", "ab", ""]) == ["", "", "", "ab", ""]
+    assert len(calls) == 1
+    assert Translator(*tiny, Letters())(["", " "]) == ["", ""]
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("sentences", "message"),
+    [
+        ("abc", "give a list of sentences, not 'abc'"),
+        (b"abc", "give a list of sentences, not b'abc'"),
+        (None, "give a list of sentences, not None"),
+        (7, "give a list of sentences, not 7"),
+        ({"a": "b"}, "give a list of sentences, not {'a': 'b'}"),
+        (["a", None], "sentence 1 must be a string, not None"),
+        (["a", "b", b"c"], "sentence 2 must be a string, not b'c'"),
+        ([["a", "b"]], r"sentence 0 must be a string, not \['a', 'b'\]"),
+        (["a", "b\ud800"], "sentence 1 is not Unicode: .*surrogates"),
+    ],
+)
+def test_what_is_no_list_of_sentences_is_refused(tiny, calls, sentences, message):
+    with pytest.raises(ValueError, match=message):
+        Translator(*tiny, Letters())(sentences)
+    assert not calls
+
+
+def test_sentences_that_are_cut_are_counted_and_named(tiny, calls):
+    sentences = ["abc", *["a" * n for n in range(10, 18)], "a" * 10_000]
+    with pytest.warns(UserWarning) as caught:
+        Translator(*tiny, Letters(), max_length=8)(sentences)
+    (warning,) = caught
+    assert str(warning.message).startswith("9 of 10 sentences were cut to max_length 8 tokens, end included: ")
+    assert "sentence 1 has 11, sentence 2 has 12" in str(warning.message) and "and 4 more" in str(warning.message)
+    assert warning.filename == __file__
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *[({"max_length": n}, "max_length must be an integer from 2 to") for n in (0, 1, -3, 2.5, 2**40, None)],
+        *[({"batch_size": n}, "batch_size must be an integer from 1 to") for n in (0, -1, "8", True)],
+        *[({"num_beams": n}, "num_beams must be an integer from 1 to") for n in (0, -1, 4.0, 10**9)],
+        *[({"length_penalty": x}, "length_penalty must be a number from -5 to 5") for x in (np.nan, np.inf, 99, "1")],
+        ({"preset": "marian"}, "preset must be 'hf' or 'paper', not 'marian'"),
+    ],
+)
+def test_options_are_checked_when_a_translator_is_made(tiny, options, message):
+    with pytest.raises(ValueError, match=message):
+        Translator(*tiny, Letters(), **options)
+
+
+class Sized(Letters):
+    def __init__(self, words=11, eos=1, pad=0):
+        self.vocab_size, self.eos_id, self.pad_id = lambda: words, lambda: eos, lambda: pad
+
+
+def test_a_tokenizer_that_is_not_the_models_is_refused(tiny):
+    for tokenizer in (Sized(), Sized(words=10), Sized(eos=-1, pad=-1), Letters()):
+        Translator(*tiny, tokenizer)
+    for tokenizer, message in (
+        (Sized(words=12), "the tokenizer has 12 words, but the model's vocab_size is 11"),
+        (Sized(eos=2), "eos_id of the tokenizer is 2, but that of the model 1"),
+        (Sized(pad=3), "pad_id of the tokenizer is 3, but that of the model 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Translator(*tiny, tokenizer)
+
+
+def test_parameters_that_are_nan_translate_nothing(tiny):
+    model, params = tiny
+    broken = {**params, "embedding": {"embedding": params["embedding"]["embedding"] * jnp.nan}}
+    with pytest.raises(ValueError, match="scores that are not finite"):
+        Translator(model, broken, Letters(), num_beams=1, batch_size=2)(["ab"])
+
+
+# --- a folder ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    """A SentencePiece model of 11 pieces."""
+    model, draw = io.BytesIO(), random.Random(0)
+    sentences = ["".join(draw.choices("abcdefg", k=6)) for _ in range(40)]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences),
+        model_writer=model,
+        vocab_size=11,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=3,
+    )
+    return model.getvalue()
+
+
+@pytest.fixture
+def export(tiny, vocabulary, tmp_path):
+    model, params = tiny
+    model.save_pretrained(tmp_path, params)
+    (tmp_path / "spm.model").write_bytes(vocabulary)
+    return tmp_path
+
+
+def test_a_folder_with_its_vocabulary_translates(export):
+    assert Translator.from_pretrained(export, num_beams=1, batch_size=2).tokenizer.vocab_size() == 11
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file"),
+        (b"", ""),
+        (b"junk" * 50, ""),
+        ("folder", "directory"),
+        ("cut", "vocab_size in config.json"),
+    ],
+)
+def test_a_vocabulary_that_cannot_be_read_is_named(export, vocabulary, content, message):
+    path = export / "spm.model"
+    path.unlink()
+    if content == "folder":
+        path.mkdir()
+    elif content == "cut":  # in front of its last piece: a smaller vocabulary
+        whole = sentencepiece.SentencePieceProcessor(model_proto=vocabulary)
+        last = whole.id_to_piece(10).encode()
+        path.write_bytes(vocabulary[: vocabulary.index(b"\n" + bytes([len(last)]) + last + b"\x15") - 2])
+        assert translator.load_sentencepiece(path).vocab_size() == 10
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"spm.model .*{message}"):
+        Translator.from_pretrained(export)
+
+
+def test_options_and_vocabularies_of_a_folder_are_refused_with_its_path(export, make_transformer):
+    with pytest.raises(ValueError, match=f"{export}: max_length must be"):
+        Translator.from_pretrained(export, max_length=0)
+    smaller, params = make_transformer(vocab_size=10)
+    smaller.save_pretrained(export, params)
+    with pytest.raises(ValueError, match=f"{export}/spm.model has 11 words, but vocab_size in config.json is 10"):
+        Translator.from_pretrained(export)
