@@ -14,14 +14,13 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 from jax.typing import DTypeLike
 
 from bert_jax.config import BertConfig
 from bert_jax.hub import local_folder
-from transformer_jax.checkpoints import read_config, write_files
-from transformer_jax.checks import require
+from transformer_jax.checkpoints import read_config, read_tensors, to_float32, write_files
+from transformer_jax.checks import listed, require
 from transformer_jax.stack import unstack_layers
 
 log = logging.getLogger(__name__)
@@ -98,16 +97,20 @@ class PretrainedModel(nn.Module):
         class does not have are left out.
 
         Raises:
-            ValueError: no such folder, a file is missing or broken, the configuration is not a BERT's, or names
-                or shapes in the file are not exactly what the configuration asks for.
+            ValueError: no such folder, a file is missing or broken, the configuration is not a BERT's, names or
+                shapes in the file are not exactly what the configuration asks for, or tensors are not numbers
+                that float32 can hold.
         """
         folder = local_folder(name, FILES)
+        fields = read_config(folder)
         try:
-            config = BertConfig.from_json(read_config(folder))
+            config = BertConfig.from_json(fields)
         except ValueError as error:
-            raise ValueError(f"{folder}: config.json: {error}") from error
+            raise ValueError(f"{folder / 'config.json'}: {error}") from error
         model = cls(config, dtype)
-        flat, absent = from_hugging_face(_read_tensors(folder), model.parameter_shapes(), str(folder))
+        tensors = _read_tensors(folder)
+        _check_depth(tensors, config.num_hidden_layers, folder)
+        flat, absent = from_hugging_face(tensors, model.parameter_shapes(), str(folder))
         if absent:
             warnings.warn(
                 f"{folder}: the file has no {' and no '.join(absent)}; {cls.__name__} initialised it at random, "
@@ -125,7 +128,7 @@ class PretrainedModel(nn.Module):
             params: in the canonical layout or in that of `scan_layers`.
 
         Raises:
-            ValueError: names or shapes are not those of this model.
+            ValueError: names or shapes are not those of this model, or parameters are not finite. Nothing is written.
         """
         folder = Path(folder)
         tensors = to_hugging_face(unstack_layers(params), self.parameter_shapes())
@@ -136,24 +139,23 @@ class PretrainedModel(nn.Module):
         write_files(folder, {"model.safetensors": weights, "config.json": text.encode()})
 
     @nn.nowrap
-    def canonical(self) -> Self:
-        """This model with one dict of parameters a layer, as files have it, whatever its configuration asks for."""
-        return self.clone(config=dataclasses.replace(self.config, scan_layers=False))
-
-    @nn.nowrap
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Path ("bert/pooler/kernel") -> shape in the canonical layout. Nothing is computed."""
-        tree = jax.eval_shape(self.canonical().init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-        return {path: leaf.shape for path, leaf in flax.traverse_util.flatten_dict(tree, sep="/").items()}
+        # Scanned, one layer is traced and not all of them.
+        scanned = self.clone(config=dataclasses.replace(self.config, scan_layers=True))
+        tree = jax.eval_shape(scanned.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+        flat = flax.traverse_util.flatten_dict(unstack_layers(tree), sep="/")
+        return {path: leaf.shape for path, leaf in flat.items()}
 
     @nn.nowrap
     def initial_parameters(self, parts: list[str]) -> Flat:
-        """Path -> freshly initialised parameters of the named parts alone."""
+        """Path -> freshly initialised parameters of the named parts alone, none of which is a layer's."""
+        shallow = self.clone(config=dataclasses.replace(self.config, num_hidden_layers=1))
 
         def init(key: jax.Array) -> dict[str, jax.Array]:
-            params = self.canonical().init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+            params = shallow.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
             flat = flax.traverse_util.flatten_dict(params, sep="/")
-            return {path: flat[path] for path in _of_parts(self.parameter_shapes(), parts)}
+            return {path: flat[path] for path in _of_parts(flat, parts)}
 
         return jax.device_get(jax.jit(init)(jax.random.key(0)))
 
@@ -170,25 +172,28 @@ def from_hugging_face(tensors: Flat, shapes: dict[str, tuple[int, ...]], source:
         source: where the tensors come from, for messages.
 
     Raises:
-        ValueError: missing or unexpected names, wrong shapes, or tied tensors that differ. It lists them.
+        ValueError: missing or unexpected names, wrong shapes, tied tensors that differ, or weights that are not
+            floating-point numbers, not finite, or too large for float32. It names them.
     """
     tensors = _canonical_names(tensors, source)
+    tensors.pop(IGNORED, None)
     rows = {path: names for path, names in _table(shapes)}
     absent = [
         part
         for part, prefix in HEADS.items()
         if _of_parts(shapes, [part]) and not any(name.startswith(prefix) for name in tensors)
     ]
-    wanted = {name for path, names in rows.items() if path not in _of_parts(shapes, absent) for name in names}
-    _resolve_tied(tensors, wanted, source)
+    without = _of_parts(shapes, absent)
+    wanted = {name for path, names in rows.items() if path not in without for name in names}
     unused = tuple(prefix for part, prefix in HEADS.items() if not _of_parts(shapes, [part])) + OTHER_HEADS
     left_out = sorted(name for name in tensors.keys() - wanted if name.startswith(unused))
     if left_out:
         log.info("%s: left out %s", source, ", ".join(left_out))
-    missing = sorted(wanted - tensors.keys())
-    unexpected = sorted(tensors.keys() - wanted - {*left_out, IGNORED})
-    require(not missing, f"{source} lacks {len(missing)} tensors: {', '.join(missing)}")
-    require(not unexpected, f"{source} has {len(unexpected)} unexpected tensors: {', '.join(unexpected)}")
+    tensors = to_float32({name: tensor for name, tensor in tensors.items() if name not in left_out}, source)
+    _resolve_tied(tensors, wanted, source)
+    missing, unexpected = sorted(wanted - tensors.keys()), sorted(tensors.keys() - wanted)
+    require(not missing, f"{source} lacks {len(missing)} tensors: {listed(missing)}")
+    require(not unexpected, f"{source} has {len(unexpected)} unexpected tensors: {listed(unexpected)}")
     flat, wrong = {}, []
     for path, names in rows.items():
         if names[0] not in wanted:
@@ -199,7 +204,7 @@ def from_hugging_face(tensors: Flat, shapes: dict[str, tuple[int, ...]], source:
                 wrong.append(f"{name} is {tensors[name].shape}, not {right}")
         if not wrong:
             flat[path] = _from_torch(path, [tensors[name] for name in names], shapes[path])
-    require(not wrong, f"{source} does not fit its config.json: {'; '.join(wrong)}")
+    require(not wrong, f"{source} does not fit its config.json: {listed(wrong)}")
     return flat, absent
 
 
@@ -207,18 +212,19 @@ def to_hugging_face(params: dict[str, Any], shapes: dict[str, tuple[int, ...]]) 
     """Parameters in the canonical layout -> float32 tensors by Hugging Face's names.
 
     Raises:
-        ValueError: names or shapes are not exactly those of `shapes`. It lists them.
+        ValueError: names or shapes are not exactly those of `shapes`, or parameters are not floating-point numbers
+            or not finite. It names them.
     """
     flat = flax.traverse_util.flatten_dict(params, sep="/")
     found = {path: tuple(np.shape(leaf)) for path, leaf in flat.items()}
     wrong = sorted(path for path in found.keys() | shapes.keys() if found.get(path) != shapes.get(path))
-    listed = "; ".join(f"{p} is {found.get(p, 'missing')}, not {shapes.get(p, 'known')}" for p in wrong)
-    require(not wrong, f"the parameters are not those of this model: {listed}")
+    names_of_wrong = listed([f"{p} is {found.get(p, 'missing')}, not {shapes.get(p, 'known')}" for p in wrong])
+    require(not wrong, f"the parameters are not those of this model: {names_of_wrong}")
+    arrays = to_float32({path: np.asarray(jax.device_get(leaf)) for path, leaf in flat.items()}, "the parameters")
     tensors = {}
     for path, names in _table(shapes):
-        array = np.asarray(jax.device_get(flat[path])).astype(np.float32)
         prefix = "bert." if path.startswith("bert/") else ""
-        for name, tensor in zip(names, _to_torch(path, array, len(names)), strict=True):
+        for name, tensor in zip(names, _to_torch(path, arrays[path], len(names)), strict=True):
             tensors[prefix + name] = np.ascontiguousarray(tensor)
     return tensors
 
@@ -277,8 +283,7 @@ def _torch_shape(path: str, shape: tuple[int, ...], names: int) -> tuple[int, ..
 
 
 def _from_torch(path: str, tensors: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    kernel = path.endswith("kernel")
-    parts = [(tensor.T if kernel else tensor).astype(np.float32) for tensor in tensors]
+    parts = [tensor.T if path.endswith("kernel") else tensor for tensor in tensors]
     return np.concatenate(parts, axis=-1).reshape(shape)
 
 
@@ -300,8 +305,13 @@ def _read_tensors(folder: Path) -> Flat:
             f"{folder} has only pytorch_model.bin, a pickle, which is never read. Convert it where PyTorch is: "
             "transformers.BertForPreTraining.from_pretrained(folder).save_pretrained(folder)",
         )
-        raise ValueError(f"{path} does not exist: a model folder holds config.json and model.safetensors")
-    try:
-        return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+    return read_tensors(path)
+
+
+def _check_depth(tensors: Flat, layers: int, folder: Path) -> None:
+    # Before the names of thousands of layers are made up, of which the file has none.
+    found = {name.split("encoder.layer.")[1].split(".")[0] for name in tensors if "encoder.layer." in name}
+    require(
+        not found or len(found) >= layers,
+        f"{folder / 'config.json'}: num_hidden_layers {layers}, but model.safetensors has {len(found)} layers",
+    )

@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from transformer_jax.checks import require
-from transformer_jax.layers import ACTIVATIONS
-from transformer_jax.stack import StackConfig
+from transformer_jax.checks import Id, Layers, NotNegative, Positions, Share, Size, Width, check_fields, require, shown
+from transformer_jax.layers import Activation
+from transformer_jax.stack import Remat, StackConfig
 
 # name: layers, width, heads; the feed-forward width is four times the width (Devlin et al. 2019, section 3;
 # Turc et al. 2019 for the small ones).
@@ -35,43 +35,31 @@ class BertConfig:
         scan_layers, remat: how the encoder is run, see `transformer_jax.StackConfig`.
 
     Raises:
-        ValueError: a size below 1, heads that do not divide the width, or an unknown choice.
+        ValueError: a field of another type or out of its range, or heads that do not divide the width.
     """
 
-    vocab_size: int = 30522
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-12
-    pad_token_id: int = 0
+    vocab_size: Size = 30522
+    hidden_size: Width = 768
+    num_hidden_layers: Layers = 12
+    num_attention_heads: Width = 12
+    intermediate_size: Width = 3072
+    hidden_act: Activation = "gelu"
+    hidden_dropout_prob: Share = 0.1
+    attention_probs_dropout_prob: Share = 0.1
+    max_position_embeddings: Positions = 512
+    type_vocab_size: Size = 2
+    initializer_range: NotNegative = 0.02
+    layer_norm_eps: NotNegative = 1e-12
+    pad_token_id: Id = 0
     scan_layers: bool = False
-    remat: str = "none"
+    remat: Remat = "none"
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type is int:
-                lowest = 0 if field.name == "pad_token_id" else 1
-                whole = isinstance(value, int) and not isinstance(value, bool)
-                require(whole and value >= lowest, f"{field.name} must be an integer from {lowest} up, not {value!r}")
-            elif field.type is float:
-                number = isinstance(value, (int, float)) and not isinstance(value, bool)
-                require(number and value >= 0, f"{field.name} must be a number from 0 up, not {value!r}")
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            require(getattr(self, name) < 1, f"{name} must be at least 0 and below 1, not {getattr(self, name)!r}")
+        check_fields(self)
         require(
             self.hidden_size % self.num_attention_heads == 0,
             f"num_attention_heads {self.num_attention_heads} does not divide hidden_size {self.hidden_size}",
         )
-        require(self.hidden_act in ACTIVATIONS, f"hidden_act {self.hidden_act!r}: choose one of {[*ACTIVATIONS]}")
-        _ = self.stack  # it checks what is left
 
     @property
     def stack(self) -> StackConfig:
@@ -140,7 +128,7 @@ class BertConfig:
         """
         for key, right in (("model_type", "bert"), ("position_embedding_type", "absolute"), ("is_decoder", False)):
             value = fields.get(key, right)
-            require(value == right, f"{key} {value!r} is not supported: only {right!r} is")
+            require(value == right, f"{key} {shown(value)} is not supported: only {right!r} is")
         known = {field.name for field in dataclasses.fields(cls)} - set(RUN_FIELDS)
         chosen = {key: value for key, value in fields.items() if key in known}
         if chosen.get("pad_token_id", 0) is None:

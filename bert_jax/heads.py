@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from bert_jax.checkpoints import PretrainedModel
 from bert_jax.config import BertConfig
 from bert_jax.model import BertModel
+from transformer_jax.checks import as_ids, check_ids, require
 from transformer_jax.layers import ACTIVATIONS, Axes, Embed, LayerNorm, Owner, Projection
 
 
@@ -64,9 +65,20 @@ def _next_sentence(config: BertConfig, dtype: DTypeLike, param_dtype: DTypeLike)
     )
 
 
-def gather_positions(x_BLD: Array, positions_BP: Array | None) -> Array:
-    """The rows' vectors at the given positions, [B, P, D]; all of them without positions."""
-    return x_BLD if positions_BP is None else jnp.take_along_axis(x_BLD, positions_BP[:, :, None], axis=1)
+def gather_positions(x_BLD: Array, masked_positions: Array | None) -> Array:
+    """The rows' vectors at the given positions, [B, P, D]; all of them without positions.
+
+    Raises ValueError as `BertModel` does for its ids; under `jit` vectors of positions out of range are NaN.
+    """
+    if masked_positions is None:
+        return x_BLD
+    rows, length, _ = x_BLD.shape
+    at_BP = as_ids("masked_positions", masked_positions)
+    require(len(at_BP) == rows, f"masked_positions has {len(at_BP)} rows, but input_ids {rows}")
+    check_ids("masked_positions", at_BP, length, f"the rows have {length} tokens")
+    at_BP = jnp.asarray(at_BP, jnp.int32)
+    at_BP = jnp.where(at_BP < 0, length, at_BP)  # a negative index would count from the end
+    return jnp.take_along_axis(x_BLD, at_BP[:, :, None], axis=1, mode="fill")
 
 
 class BertForPreTraining(PretrainedModel):

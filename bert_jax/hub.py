@@ -1,9 +1,13 @@
 """Model folders: on disk, or fetched from the Hugging Face hub."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import huggingface_hub
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+from transformer_jax.checks import require, shown
 
 
 def local_folder(name: str | Path, patterns: Sequence[str]) -> Path:
@@ -15,8 +19,14 @@ def local_folder(name: str | Path, patterns: Sequence[str]) -> Path:
     Raises:
         ValueError: there is no such folder, and the hub does not have it or cannot be reached.
     """
-    if Path(name).is_dir():
+    require(isinstance(name, str | Path), f"a model is named by a str or Path, not {shown(name)}")
+    if name != "" and os.path.isdir(name):
         return Path(name)
+    require(name == "" or not os.path.exists(name), f"{name} is no folder: name the one that holds config.json")
+    try:
+        validate_repo_id(str(name))
+    except HFValidationError as error:
+        raise ValueError(f"{shown(str(name))} is neither a folder nor a name of the Hugging Face hub") from error
     try:
         return Path(huggingface_hub.snapshot_download(str(name), allow_patterns=list(patterns)))
     # Connection, authentication, cache and name errors share no base class but this one.

@@ -1,7 +1,7 @@
 """The masked-LM objective (Devlin et al. 2019, section 3.1 and appendix A.1), drawn on the device."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from transformer_jax.checks import require
+from transformer_jax.checks import Range, Size, as_array, as_ids, check_ids, check_value, require
 
 
 class MaskedBatch(NamedTuple):
@@ -29,9 +29,13 @@ class MaskedBatch(NamedTuple):
 
 
 def maskable(input_ids_BL: ArrayLike, special_ids: ArrayLike) -> Array:
-    """Boolean [B, L]: the tokens that are none of the special ids (padding among them)."""
-    ids_BL1 = jnp.asarray(input_ids_BL)[:, :, None]
-    return jnp.all(ids_BL1 != jnp.asarray(special_ids)[None, None, :], axis=-1)
+    """Boolean [B, L]: the tokens that are none of the special ids (padding among them).
+
+    Raises ValueError unless both are integers, [B, L] and [n].
+    """
+    ids_BL1 = jnp.asarray(as_ids("input_ids_BL", input_ids_BL))[:, :, None]
+    special = jnp.asarray(as_ids("special_ids", as_array("special_ids", special_ids)[None]))
+    return jnp.all(ids_BL1 != special[None], axis=-1)
 
 
 def mask_tokens(
@@ -61,12 +65,23 @@ def mask_tokens(
             vocabularies keep their special and unused tokens.
 
     Raises:
-        ValueError: P is not between 1 and L, rate not between 0 and 1, or no id is left to draw.
+        ValueError: arrays of another dtype or shape, ids out of the vocabulary (where values are at hand), P not
+            between 1 and L, rate not between 0 and 1, or no id is left to draw.
     """
+    check_value("vocab_size", vocab_size, Size)
+    check_value("num_predictions", num_predictions, Size)
+    check_value("rate", rate, Annotated[float, Range(0, 1, open_low=True)])
+    input_ids_BL = as_ids("input_ids_BL", input_ids_BL)
+    check_ids("input_ids_BL", input_ids_BL, vocab_size, "vocab_size")
+    input_ids_BL = jnp.asarray(input_ids_BL)  # int32 from here on: what is too large for it was seen
+    check_ids("mask_id", mask_id, vocab_size, "vocab_size")
+    _check_booleans("maskable_BL", maskable_BL, input_ids_BL.shape)
+    if continuation_V is not None:
+        _check_booleans("continuation_V", continuation_V, (vocab_size,))
     L, P = input_ids_BL.shape[1], num_predictions
     require(1 <= P <= L, f"num_predictions must be between 1 and the row's {L} tokens, not {P}")
-    require(0 < rate <= 1, f"rate must be above 0 and at most 1, not {rate}")
-    special = np.arange(mask_id + 1) if special_ids is None else np.asarray(special_ids)
+    special = np.arange(mask_id + 1) if special_ids is None else np.asarray([*special_ids] or np.arange(0))
+    check_ids("special_ids", special, vocab_size, "vocab_size")
     ordinary = np.setdiff1d(np.arange(vocab_size, dtype=np.int32), special)
     require(ordinary.size > 0, f"mask_id {mask_id} of {vocab_size} leaves no id to draw: give special_ids")
 
@@ -88,6 +103,11 @@ def mask_tokens(
         labels_BP.astype(jnp.int32),
         used_BP.astype(jnp.float32),
     )
+
+
+def _check_booleans(name: str, mask: ArrayLike, shape: tuple[int, ...]) -> None:
+    found = (jnp.result_type(mask), jnp.shape(mask))
+    require(found == (jnp.bool_, shape), f"{name} must be booleans {[*shape]}, not {found[0]} {[*found[1]]}")
 
 
 def _choose(

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 
 from bert_jax.checkpoints import PretrainedModel
 from bert_jax.config import BertConfig
-from transformer_jax.checks import require
+from transformer_jax.checks import as_ids, check_ids, require
 from transformer_jax.layers import Embed, LayerNorm, Projection, dropout, dropout_seed
 from transformer_jax.masks import AttentionMask
 from transformer_jax.positions import LearnedPositions
@@ -46,13 +46,22 @@ class BertEmbeddings(nn.Module):
         position_ids: Array | None = None,
         deterministic: bool = True,
     ) -> Array:
-        """[B, L] ids -> [B, L, D]. Raises ValueError for rows longer than the position table."""
-        length, rows = input_ids.shape[1], self.config.max_position_embeddings
+        """[B, L] ids -> [B, L, D]. What is refused is said in `BertModel`."""
+        c = self.config
+        input_ids = as_ids("input_ids", input_ids)
+        shape, rows = input_ids.shape, c.max_position_embeddings
         if position_ids is None:
-            require(length <= rows, f"{length} tokens a row, but max_position_embeddings is {rows}")
-            position_ids = jnp.arange(length)[None, :]
+            require(shape[1] <= rows, f"{shape[1]} tokens a row, but max_position_embeddings is {rows}")
+            position_ids = jnp.arange(shape[1])[None, :]
+        else:
+            position_ids = as_ids("position_ids", position_ids, shape)
         if token_type_ids is None:
-            token_type_ids = jnp.zeros((1, length), jnp.int32)
+            token_type_ids = jnp.zeros((1, shape[1]), jnp.int32)
+        else:
+            token_type_ids = as_ids("token_type_ids", token_type_ids, shape)
+        check_ids("input_ids", input_ids, c.vocab_size, "vocab_size")
+        check_ids("position_ids", position_ids, rows, "max_position_embeddings")
+        check_ids("token_type_ids", token_type_ids, c.type_vocab_size, "type_vocab_size")
         x_BLD = self.word(input_ids) + self.position(position_ids) + self.token_type(token_type_ids)
         seed = None if deterministic else dropout_seed(self.make_rng("dropout"))
         return dropout(self.norm(x_BLD), self.config.hidden_dropout_prob, seed)
@@ -94,12 +103,18 @@ class BertModel(PretrainedModel):
                 the same example attend to each other.
             deterministic: no dropout; otherwise `rngs={"dropout": key}` is needed.
 
+        Ids and masks are all of the shape of `input_ids`; nothing is broadcast. Lists of lists are converted.
+        Values cannot be looked at under `jit`: there an id out of range makes its row NaN, and an integer other
+        than 1 in `attention_mask` is padding.
+
         Raises:
-            ValueError: rows longer than the position table.
+            ValueError: another dtype, rank or shape, nothing in them, rows longer than the position table, or,
+                where values are at hand, ids out of range or a mask of other numbers than 0 and 1.
         """
-        mask = None if attention_mask is None else AttentionMask.padding(attention_mask)
-        if segment_ids is not None:
-            mask = AttentionMask.segments(segment_ids) & mask
         x_BLD = self.embeddings(input_ids, token_type_ids, position_ids, deterministic)
+        shape = x_BLD.shape[:2]
+        mask = None if attention_mask is None else AttentionMask.padding(attention_mask, shape)
+        if segment_ids is not None:
+            mask = AttentionMask.segments(as_ids("segment_ids", segment_ids, shape)) & mask
         x_BLD = self.encoder(x_BLD, mask, deterministic=deterministic)
         return BertOutput(x_BLD, jnp.tanh(self.pooler(x_BLD[:, 0])) if self.add_pooling_layer else None)

@@ -1,22 +1,37 @@
 """BERT's WordPiece tokenizer over the `tokenizers` library, in Hugging Face's file layout."""
 
+import contextlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from bert_jax.hub import local_folder
-from transformer_jax.checkpoints import write_file
-from transformer_jax.checks import require
+from bert_jax.vocabulary import (
+    MAX_VOCABULARY,
+    MAX_WORD,
+    SPECIAL_TOKENS,
+    check_texts,
+    learn_vocabulary,
+    normalizer,
+    read_vocabulary,
+    write_vocabulary,
+)
+from transformer_jax.checkpoints import write_files
+from transformer_jax.checks import Size, check_fields, check_ids, check_value, listed, require, shown
 
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
-# Longer words become [UNK], as in the original.
-MAX_WORD = 100
+
+
+class _Settings(NamedTuple):
+    """What a tokenizer_config.json says about a vocab.txt."""
+
+    do_lower_case: bool = True
+    strip_accents: bool | None = None
+    tokenize_chinese_chars: bool = True
 
 
 class BertTokenizer:
@@ -30,17 +45,28 @@ class BertTokenizer:
     """
 
     def __init__(self, backend: Tokenizer) -> None:
-        """Raises ValueError where the vocabulary lacks one of BERT's five special tokens."""
+        """Raises ValueError for what is no BERT's: no WordPiece, no special tokens, or not put around texts."""
+        kind = type(backend.model).__name__
+        require(kind == "WordPiece", f"the model is {kind}, not WordPiece")
         backend.no_truncation()
         backend.no_padding()
         self.backend = backend
         vocabulary = backend.get_vocab()
         _check_special(vocabulary)
+        unknown = backend.model.unk_token
+        require(unknown == "[UNK]", f"unknown words become {shown(unknown)}, not '[UNK]'")
         ids = [vocabulary[token] for token in SPECIAL_TOKENS]
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids
+        around = backend.encode("[MASK]", "[MASK]")
+        right = around.tokens == ["[CLS]", "[MASK]", "[SEP]", "[MASK]", "[SEP]"] and around.type_ids == [0, 0, 0, 1, 1]
+        require(
+            right and backend.num_special_tokens_to_add(False) == 2,
+            f"two texts of [MASK] must become [CLS] [MASK] [SEP] [MASK] [SEP], not {shown(' '.join(around.tokens))}",
+        )
         added = [index for index, token in backend.get_added_tokens_decoder().items() if token.special]
         self.special_ids: tuple[int, ...] = tuple(sorted({*ids, *added}))
         self.vocab_size: int = max(vocabulary.values()) + 1
+        require(self.vocab_size <= MAX_VOCABULARY, f"id {self.vocab_size - 1} is too high for a vocabulary")
 
     # --- making one -----------------------------------------------------------------------------------------------
 
@@ -49,80 +75,58 @@ class BertTokenizer:
         """Learns a WordPiece vocabulary; the same texts give the same vocabulary.
 
         The special tokens have ids 0 to 4. Characters may fill half of the vocabulary: of texts with more of them,
-        the most frequent are kept. The texts are held in memory.
+        the most frequent are kept. The texts are held in memory. Words of more than 100 characters, which become
+        [UNK], are not learned from.
 
         Raises:
-            ValueError: vocab_size is below 16.
+            ValueError: vocab_size is below 16 or above 10 million, texts is not a list of str, or there is no word
+                in it.
         """
-        require(vocab_size >= 16, f"vocab_size must be at least 16, not {vocab_size}")
-        texts = list(texts)
-        limit = (vocab_size - len(SPECIAL_TOKENS)) // 2
-        alphabet = _learn(texts, 0, lowercase, SPECIAL_TOKENS, {})
-        options: dict[str, Any] = {}
-        if len(alphabet) - len(SPECIAL_TOKENS) > 2 * limit:
-            options = {"initial_alphabet": _frequent_characters(texts, lowercase, limit), "limit_alphabet": limit}
-            alphabet = _learn(texts, 0, lowercase, SPECIAL_TOKENS, options)
-        # The library numbers the "##" characters in the order of a hash table, which differs between processes and
-        # decides ties. Given first, as if they were special, they have fixed ids.
-        pieces = sorted(piece for piece in alphabet if piece.startswith("##") and len(piece) > 2)
-        return cls(_assemble(_learn(texts, vocab_size, lowercase, [*SPECIAL_TOKENS, *pieces], options), lowercase))
+        return cls(_assemble(learn_vocabulary(texts, vocab_size, lowercase), _Settings(do_lower_case=lowercase)))
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "BertTokenizer":
         """Reads tokenizer.json or else vocab.txt (with tokenizer_config.json) from a folder or the hub.
 
         Raises:
-            ValueError: nothing of that name, neither file in it, or files that cannot be read.
+            ValueError: nothing of that name, neither file in it, or files that cannot be read, are damaged, or hold
+                another kind of tokenizer.
         """
         folder = local_folder(name, FILES)
         whole, vocabulary, settings = (folder / file for file in FILES)
-        if whole.is_file():
-            try:
-                return cls(Tokenizer.from_file(str(whole)))
-            except ValueError:
-                raise
-            # The library raises plain Exception.
-            except Exception as error:
-                raise ValueError(f"{whole} cannot be read: {error}") from error
-        require(vocabulary.is_file(), f"{folder} holds neither tokenizer.json nor vocab.txt")
-        try:
-            config = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
-        except ValueError as error:
-            raise ValueError(f"{settings} is not JSON: {error}") from error
-        tokens = vocabulary.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        return cls(
-            _assemble(
-                {token: index for index, token in enumerate(tokens)},
-                config.get("do_lower_case", True),
-                config.get("strip_accents"),
-                config.get("tokenize_chinese_chars", True),
-            )
-        )
+        if whole.exists():
+            with _reading(whole):
+                return cls(Tokenizer.from_str(whole.read_text(encoding="utf-8")))
+        require(vocabulary.exists(), f"{folder} holds neither tokenizer.json nor vocab.txt")
+        with _reading(settings):
+            chosen = _read_settings(settings)
+        with _reading(vocabulary):
+            return cls(_assemble(read_vocabulary(vocabulary), chosen))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes what Hugging Face's BertTokenizer loads: tokenizer.json, vocab.txt and two small JSON files."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        normalizer = self.backend.normalizer
+        """Writes what Hugging Face's BertTokenizer loads: tokenizer.json, vocab.txt and two small JSON files.
+
+        Raises ValueError, and writes nothing, for a token that vocab.txt cannot hold.
+        """
+        folder, rules = Path(folder), self.backend.normalizer
         names = dict(
             zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL_TOKENS, strict=True)
         )
         config = {
             "tokenizer_class": "BertTokenizer",
-            "do_lower_case": getattr(normalizer, "lowercase", True),
-            "strip_accents": getattr(normalizer, "strip_accents", None),
-            "tokenize_chinese_chars": getattr(normalizer, "handle_chinese_chars", True),
+            "do_lower_case": getattr(rules, "lowercase", True),
+            "strip_accents": getattr(rules, "strip_accents", None),
+            "tokenize_chinese_chars": getattr(rules, "handle_chinese_chars", True),
             **names,
         }
-        vocabulary = self.backend.get_vocab()
-        tokens = sorted(vocabulary, key=vocabulary.__getitem__)
-        for file, content in (
-            ("tokenizer.json", self.backend.to_str(pretty=True)),
-            ("vocab.txt", "".join(f"{token}\n" for token in tokens)),
-            ("tokenizer_config.json", json.dumps(config, indent=2) + "\n"),
-            ("special_tokens_map.json", json.dumps(names, indent=2) + "\n"),
-        ):
-            write_file(folder / file, content.encode())
+        files = {
+            "tokenizer.json": self.backend.to_str(pretty=True),
+            "vocab.txt": write_vocabulary(self.backend.get_vocab()),
+            "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
+            "special_tokens_map.json": json.dumps(names, indent=2) + "\n",
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        write_files(folder, {name: content.encode() for name, content in files.items()})
 
     # --- using it -------------------------------------------------------------------------------------------------
 
@@ -136,21 +140,25 @@ class BertTokenizer:
         """Encodes a list of texts, or of pairs of texts.
 
         Args:
-            max_length: longest row, special tokens included. Of a pair the longer text is cut first. None: no limit.
+            max_length: longest row, special tokens included. Of a pair the longer text is cut first, without a word.
+                None: no limit.
             padding: on the right, to the longest row of the batch or to max_length.
 
         Returns:
             int32 arrays [B, L] `input_ids`, `token_type_ids` and `attention_mask`.
 
         Raises:
-            ValueError: one str instead of a list, no text at all, lists of different lengths, or no room for text.
+            ValueError: one str instead of a list, no text at all, elements that are no str, lists of different
+                lengths, or no room for text.
         """
+        check_value("padding", padding, Literal["longest", "max_length"])
+        require(padding == "longest" or max_length is not None, "padding='max_length' needs max_length")
         encodings = self.encode(texts, pairs, max_length)
-        require(padding in ("longest", "max_length"), f"padding {padding!r}: choose longest or max_length")
-        if padding == "max_length":
-            require(max_length is not None, "padding='max_length' needs max_length")
-        length = max_length if padding == "max_length" else max(len(encoding) for encoding in encodings)
-        shape = (len(encodings), int(length or 0))
+        return self.pad(encodings, max_length if padding == "max_length" else None)
+
+    def pad(self, encodings: Sequence[Encoding], length: int | None = None) -> dict[str, np.ndarray]:
+        """What `encode` returned -> the arrays of `__call__`, of the given length or that of the longest row."""
+        shape = (len(encodings), length or max(map(len, encodings)))
         input_ids = np.full(shape, self.pad_id, np.int32)
         token_type_ids, attention_mask = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
         for row, encoding in enumerate(encodings):
@@ -164,26 +172,37 @@ class BertTokenizer:
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, max_length: int | None = None
     ) -> list[Encoding]:
         """The encodings behind `__call__`, not padded: they also know words and character offsets."""
-        for name, value in (("texts", texts), ("pairs", pairs)):
-            require(not isinstance(value, str), f"{name} must be a list of texts, not one str ({value!r:.40})")
+        texts = check_texts("texts", texts)
+        pairs = None if pairs is None else check_texts("pairs", pairs)
         require(len(texts) > 0, "texts is empty: give at least one text")
         require(pairs is None or len(pairs) == len(texts), f"{len(texts)} texts, but {len(pairs or ())} pairs")
+        check_value("max_length", max_length, Size | None)
         special = 2 if pairs is None else 3
         room = None if max_length is None else max_length - special
         require(room is None or room > 0, f"max_length {max_length} leaves no room beside {special} special tokens")
-        first = self.backend.encode_batch(list(texts), add_special_tokens=False)
+        first = self.backend.encode_batch(texts, add_special_tokens=False)
         if pairs is None:
             for encoding in first:
                 _truncate(room, encoding)
             return [self.backend.post_process(encoding) for encoding in first]
-        second = self.backend.encode_batch(list(pairs), add_special_tokens=False)
+        second = self.backend.encode_batch(pairs, add_special_tokens=False)
         for both in zip(first, second, strict=True):
             _truncate(room, *both)
         return [self.backend.post_process(a, b) for a, b in zip(first, second, strict=True)]
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """One row of ids -> text; WordPiece does not keep case and spaces that the normalizer removed."""
-        return self.backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
+        """One row of ids -> text; WordPiece does not keep case and spaces that the normalizer removed.
+
+        Raises ValueError for ids that are no integers or no token's.
+        """
+        row = np.asarray(ids if isinstance(ids, np.ndarray) else [*ids])
+        if row.size == 0:
+            return ""
+        require(row.ndim == 1, f"ids must be one row of integers, not of the shape {row.shape}")
+        check_ids("ids", row, self.vocab_size, "the vocabulary")
+        unused = [str(i) for i in row.tolist() if self.backend.id_to_token(i) is None]
+        require(not unused, f"ids must be tokens of the vocabulary, but {listed(unused)} are none")
+        return self.backend.decode(row.tolist(), skip_special_tokens=skip_special_tokens)
 
     def continuation_mask(self) -> np.ndarray:
         """Boolean [V]: True for the "##" pieces, which continue a word."""
@@ -212,40 +231,29 @@ def _check_special(vocabulary: dict[str, int]) -> None:
     require(not missing, f"the vocabulary lacks the special tokens {', '.join(missing)}")
 
 
-def _normalizer(lowercase: bool, strip_accents: bool | None = None, chinese: bool = True) -> Any:
-    return normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=chinese, strip_accents=strip_accents, lowercase=lowercase
-    )
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever is wrong with a file, and the library raises plain Exception, becomes a ValueError that names it."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
 
 
-def _learn(
-    texts: Sequence[str], vocab_size: int, lowercase: bool, special: Sequence[str], options: dict[str, Any]
-) -> dict[str, int]:
-    """The vocabulary of one training run: special tokens, characters, then merged pieces."""
-    learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    learner.normalizer, learner.pre_tokenizer = _normalizer(lowercase), pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=list(special), show_progress=False, **options
-    )
-    learner.train_from_iterator(texts, trainer)
-    return learner.get_vocab()
+def _read_settings(path: Path) -> _Settings:
+    if not path.exists():
+        return _Settings()
+    config = json.loads(path.read_text(encoding="utf-8-sig"))
+    require(isinstance(config, dict), f"it holds {type(config).__name__}, not a JSON object")
+    settings = _Settings(**{name: config[name] for name in _Settings._fields if name in config})
+    check_fields(settings)
+    return settings
 
 
-def _frequent_characters(texts: Sequence[str], lowercase: bool, limit: int) -> list[str]:
-    normalizer = _normalizer(lowercase)
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(normalizer.normalize_str(text))
-    kept = [character for character in counts if not character.isspace()]
-    return sorted(kept, key=lambda character: (-counts[character], character))[:limit]
-
-
-def _assemble(
-    vocabulary: dict[str, int], lowercase: bool, strip_accents: bool | None = None, chinese: bool = True
-) -> Tokenizer:
+def _assemble(vocabulary: dict[str, int], settings: _Settings) -> Tokenizer:
     """BERT's pipeline over a vocabulary."""
     backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD))
-    backend.normalizer = _normalizer(lowercase, strip_accents, chinese)
+    backend.normalizer = normalizer(*settings)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##")
     _check_special(vocabulary)

@@ -140,7 +140,7 @@ def test_shapes_are_strict(saved):
         BertForPreTraining.from_pretrained(folder)
     del params["predictions"]["bias"]
     params["bert"]["extra"] = {"kernel": np.zeros(3)}
-    with pytest.raises(ValueError, match=r"bert/extra/kernel is \(3,\), not known; predictions/bias is missing"):
+    with pytest.raises(ValueError, match=r"bert/extra/kernel is \(3,\), not known, predictions/bias is missing"):
         BertForPreTraining(CONFIG).save_pretrained(folder, params)
 
 

@@ -102,8 +102,45 @@ def test_bad_input(tokenizer):
         tokenizer(["a"], ["b"], max_length=3)
     with pytest.raises(ValueError, match="max_length"):
         tokenizer(["a"], padding="max_length")
-    with pytest.raises(ValueError, match="vocab_size must be at least 16"):
+    with pytest.raises(ValueError, match="vocab_size must be an integer from 16 to 10000000, not 3"):
         BertTokenizer.train(["a"], 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"texts": ["a", 3]}, r"texts\[1\] must be a str, not 3"),
+        ({"texts": [b"a"]}, r"texts\[0\] must be a str, not b'a'"),
+        ({"texts": [("a", "b")]}, r"texts\[0\] must be a str, not \('a', 'b'\)"),
+        ({"texts": ["a", None]}, r"texts\[1\] must be a str, not None"),
+        ({"texts": ["a", "b\ud800"]}, r"texts\[1\], character 1: '\\ud800' is half"),
+        ({"texts": None}, "texts must be a list of texts"),
+        ({"texts": {"a": 1}}, "texts must be a list of texts"),
+        ({"texts": ["a"], "pairs": "b"}, "pairs must be a list of texts"),
+        ({"texts": ["a"], "pairs": [1]}, r"pairs\[0\] must be a str"),
+        ({"texts": ["a"], "max_length": 0}, "max_length must be an integer from 1 to .* not 0"),
+        ({"texts": ["a"], "max_length": -3}, "max_length must be an integer"),
+        ({"texts": ["a"], "max_length": 8.0}, "max_length must be an integer"),
+        ({"texts": ["a"], "max_length": True}, "max_length must be an integer"),
+        ({"texts": ["a"], "max_length": "8"}, "max_length must be an integer"),
+        ({"texts": ["a"], "max_length": 2}, "max_length 2 leaves no room"),
+        ({"texts": ["a"], "padding": True}, "padding must be 'longest' or 'max_length', not True"),
+    ],
+)
+def test_refuses_by_name_and_place(tokenizer, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        tokenizer(**arguments)
+
+
+def test_decoding_refuses_what_is_no_token(tokenizer):
+    for ids in ([5, 90], [-1], [2**40], np.array([5, -1])):
+        with pytest.raises(ValueError, match="ids must lie between 0 and 89"):
+            tokenizer.decode(ids)
+    for ids in ([5.7], [[5, 6]], ["a"], [True]):
+        with pytest.raises(ValueError, match="ids must be"):
+            tokenizer.decode(ids)
+    assert tokenizer.decode([]) == tokenizer.decode(iter([])) == ""
+    assert tokenizer.decode(np.array([2, 5, 3], np.int64)) == tokenizer.decode(iter([5]))
 
 
 def test_files_round_trip(tokenizer, tmp_path):
@@ -141,6 +178,75 @@ def test_unreadable_folders(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     with pytest.raises(ValueError, match=r"some/name is not a folder.*no network"):
         BertTokenizer.from_pretrained("some/name")
+
+
+def edited(tokenizer, change):
+    content = json.loads(tokenizer.backend.to_str())
+    change(content)
+    return json.dumps(content)
+
+
+def drop_mask(content):
+    content["model"]["vocab"].pop("[MASK]")
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != "[MASK]"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c["model"]["vocab"].update({"far": 2**32 - 1}), "id 4294967295 is too high"),
+        (lambda c: c["model"]["vocab"].update({"far": -1}), "-1"),
+        (lambda c: c["model"].update({"unk_token": "<unk>"}), "unknown words become '<unk>'"),
+        (lambda c: c.update({"post_processor": None}), r"must become \[CLS\] \[MASK\] \[SEP\] \[MASK\] \[SEP\]"),
+        (lambda c: c.update({"added_tokens": []}), r"must become \[CLS\] \[MASK\] \[SEP\]"),
+        (lambda c: c.update({"model": {"type": "BPE", "vocab": {"[PAD]": 0}, "merges": []}}), "BPE, not WordPiece"),
+        (drop_mask, r"lacks the special tokens \[MASK\]"),
+    ],
+)
+def test_tokenizers_of_another_kind_are_refused(tokenizer, tmp_path, change, words):
+    (tmp_path / "tokenizer.json").write_text(edited(tokenizer, change))
+    with pytest.raises(ValueError, match=rf"{tmp_path}/tokenizer.json cannot be read: .*{words}"):
+        BertTokenizer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"null", b"[" * 100_000, b"\xff\xfe", b'{"model": 1}', b"7"])
+def test_junk_is_refused(tokenizer, tmp_path, content):
+    tokenizer.save_pretrained(tmp_path)  # a good vocab.txt lies beside it
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/tokenizer.json cannot be read: .+$"):
+        BertTokenizer.from_pretrained(tmp_path)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.data())
+def test_damaged_files_give_a_tokenizer_or_an_error(tokenizer, tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("damaged")
+    content = bytearray(tokenizer.backend.to_str().encode())
+    at = data.draw(st.integers(0, len(content) - 1))
+    content[at : at + data.draw(st.integers(0, 40))] = data.draw(st.binary(max_size=8))
+    (folder / "tokenizer.json").write_bytes(content)
+    try:
+        BertTokenizer.from_pretrained(folder)(["a cat"])
+    except ValueError as error:
+        assert str(folder) in str(error) and "\n" not in str(error)
+
+
+def test_ids_without_a_token(tokenizer, tmp_path):
+    holes = edited(tokenizer, lambda c: c["model"]["vocab"].update({"far": 95}))
+    other = BertTokenizer(Tokenizer.from_str(holes))
+    assert other.vocab_size == 96 and other.decode([95]) == "far"
+    with pytest.raises(ValueError, match="ids must be tokens of the vocabulary, but 92, 93 are none"):
+        other.decode([95, 92, 93])
+    other.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    assert BertTokenizer.from_pretrained(tmp_path).backend.token_to_id("far") == 95
+
+
+def test_tokens_that_are_no_line_are_not_saved(tokenizer, tmp_path):
+    broken = edited(tokenizer, lambda c: c["model"]["vocab"].update({"two\nlines": 90}))
+    with pytest.raises(ValueError, match=r"vocab.txt cannot hold the token 'two\\nlines'"):
+        BertTokenizer(Tokenizer.from_str(broken)).save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_hugging_face_reads_what_we_write(tokenizer, tmp_path, peers):

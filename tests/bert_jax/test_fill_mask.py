@@ -79,3 +79,63 @@ def test_bad_input(folder):
         fill(["[MASK]"], top_k=0)
     with pytest.raises(ValueError, match="list of texts"):
         fill("[MASK]")
+
+
+def test_texts_are_refused_by_place(folder):
+    fill = FillMask.from_pretrained(folder)
+    for texts, words in (
+        ([], "texts is empty"),
+        (["[MASK]", 3], r"texts\[1\] must be a str, not 3"),
+        ([b"[MASK]"], r"texts\[0\] must be a str"),
+        (["[MASK] \udc00"], r"texts\[0\], character 7"),
+        (["[MASK]", "no mask"], r"texts\[1\] \('no mask'\) needs one \[MASK\] .* there are 0"),
+        (["[MASK]" * 2], r"texts\[0\] .* there are 2"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            fill(texts)
+    tokens = len(fill.tokenizer.backend.get_vocab())
+    for top_k in (0, -1, tokens + 1, True, 2.0, "2", None):
+        with pytest.raises(ValueError, match=f"top_k must be an integer from 1 to {tokens}, not"):
+            fill(["[MASK]"], top_k=top_k)
+
+
+def test_what_is_cut_off_is_said(folder):
+    fill = FillMask.from_pretrained(folder)
+    texts = ["[MASK] cat", "[MASK]" + " cat" * 37, "the [MASK]" + " cat" * 60]
+    with pytest.warns(
+        UserWarning, match=r"reads of a text its first 40 tokens: the end of texts 2 is left out"
+    ) as caught:
+        answers = fill(texts, top_k=2)
+    assert caught[0].filename == __file__ and len(answers) == 3
+    fill(texts[:2], top_k=2)  # 40 tokens fit
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(folder, tmp_path):
+    fill = FillMask.from_pretrained(folder)
+    rows = fill.model.config.vocab_size
+    large = BertTokenizer.train([" ".join(WORDS) + " quick brown foxes jump"] * 3, 150)
+    words = f"the tokenizer has {large.vocab_size} tokens, but the model was made for {rows}"
+    with pytest.raises(ValueError, match=words):
+        FillMask(fill.model, fill.params, large)
+    fill.model.save_pretrained(tmp_path, fill.params)
+    large.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"{tmp_path}: {words}"):
+        FillMask.from_pretrained(tmp_path)
+
+
+def test_only_tokens_are_filled_in(folder):
+    fill = FillMask.from_pretrained(folder)
+    small = BertTokenizer.train([" ".join(WORDS[:6])] * 3, 40)
+    assert small.vocab_size < fill.model.config.vocab_size
+    (answer,) = FillMask(fill.model, fill.params, small)(["the [MASK]"], top_k=small.vocab_size)
+    assert {token for token, _ in answer} == small.backend.get_vocab().keys()
+    np.testing.assert_allclose(sum(probability for _, probability in answer), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_answers_that_are_no_numbers_are_refused(folder, value):
+    fill = FillMask.from_pretrained(folder)
+    for part in ("bert", "predictions"):
+        broken = fill.params | {part: jax.tree.map(lambda leaf: jnp.full_like(leaf, value), fill.params[part])}
+        with pytest.raises(ValueError, match="answers are not finite: its parameters hold nan"):
+            FillMask(fill.model, broken, fill.tokenizer)(["the [MASK]"])
