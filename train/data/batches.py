@@ -127,8 +127,7 @@ class TokenBatches:
 
     `batches[k]` is a dict of int32 [B, L]: `input_ids` (source) and `labels` (target), both padded to the length L of
     the bucket; consumers take `ids != pad_id` as the mask. Examples go by the longer of their sides into the first
-    of the `lengths` that holds it. B is the largest multiple of `multiple` with B * L <= `tokens_per_batch`, though
-    at least `multiple`.
+    of the `lengths` that holds it. B is the largest multiple of `multiple` with B * L <= `tokens_per_batch`.
 
     An epoch permutes the examples of each bucket by (seed, epoch), cuts them into batches, leaves out what fills no
     batch, and permutes the batches. So n = `batches_per_epoch` is constant, and step k is batch k % n of epoch
@@ -141,14 +140,17 @@ class TokenBatches:
         steps: the number of batches, over as many epochs as it takes.
         multiple: what B is a multiple of: the number of shards of the batch, itself a multiple of `process_count`.
         process_index, process_count: `batches[k]` is this slice of the rows of the global batch.
+        option: what to blame for the examples in messages.
 
     Attributes:
         batches_per_epoch: the n above.
         dropped: how many examples are longer than all `lengths`.
+        left_over: how many examples, other ones in each epoch, fill no batch of it.
         shapes: the (B, L) of global batches that occur.
 
     Raises:
-        InputError: no examples, or fewer than `multiple`, are short enough.
+        InputError: no examples, or fewer than `multiple`, are short enough; or `multiple` rows of the longest bucket
+            have more than `tokens_per_batch` tokens.
     """
 
     def __init__(
@@ -164,6 +166,7 @@ class TokenBatches:
         multiple: int = 1,
         process_index: int = 0,
         process_count: int = 1,
+        option: str = "--data",
     ):
         if multiple % process_count:
             raise ValueError(f"multiple is {multiple}, but must be a multiple of the {process_count} processes")
@@ -173,10 +176,17 @@ class TokenBatches:
         longest = np.maximum(self._sources.lengths, self._targets.lengths)
         bounds = sorted(set(lengths))
         self.dropped = int(np.sum(longest > bounds[-1]))
-        if len(longest) - self.dropped < multiple:
+        kept = len(longest) - self.dropped
+        if kept < multiple:
             raise InputError(
-                f"--data: {len(longest) - self.dropped} of {len(longest)} pairs have at most {bounds[-1]} tokens a "
+                f"{option}: {kept} of {len(longest)} pairs have at most {bounds[-1]} tokens a "
                 f"side, but a batch needs {multiple} or more; give more or shorter pairs, or raise --max-length"
+            )
+        widest = bounds[int(np.searchsorted(bounds, longest[longest <= bounds[-1]].max()))]
+        if multiple * widest > tokens_per_batch:
+            raise InputError(
+                f"--batch-size {tokens_per_batch} does not hold {multiple} rows of {widest} tokens, as {option} has "
+                f"them; give {multiple * widest} or more, or lower --max-length"
             )
         self._buckets = _fill_buckets(longest, bounds, tokens_per_batch, multiple)
         self.shapes = [(bucket.rows, bucket.length) for bucket in self._buckets]
@@ -184,6 +194,7 @@ class TokenBatches:
         # Of batch j of an epoch, before the batches are permuted: its bucket, and which one of the bucket's it is.
         self._places = [(number, nth) for number, count in enumerate(counts) for nth in range(count)]
         self.batches_per_epoch = len(self._places)
+        self.left_over = kept - sum(count * rows for count, (rows, _) in zip(counts, self.shapes, strict=True))
         self._plans: dict[int, tuple[np.ndarray, list[np.ndarray]]] = {}
 
     def __len__(self) -> int:
@@ -241,7 +252,7 @@ def _fill_buckets(longest: np.ndarray, bounds: Sequence[int], tokens_per_batch: 
     waiting = np.zeros(0, np.int64)
     for position, (length, ids) in enumerate(filled):
         waiting = np.concatenate([waiting, ids])
-        rows = max(tokens_per_batch // length // multiple, 1) * multiple
+        rows = tokens_per_batch // length // multiple * multiple
         if position == len(filled) - 1:
             while len(waiting) < multiple:
                 waiting = np.concatenate([buckets.pop().members, waiting])

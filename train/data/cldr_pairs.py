@@ -12,7 +12,10 @@ import random
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import babel
 from babel import Locale, dates, lists, numbers, units
+
+NAME = f"embedded (CLDR, Babel {babel.__version__})"
 
 Pair = tuple[str, str]
 

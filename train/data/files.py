@@ -1,11 +1,14 @@
-"""Reading text files line by line, with errors that name the place."""
+"""Reading files: lines of text, digests, and errors that name the place."""
 
 import gzip
+import hashlib
+import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from train.errors import InputError
+from transformer_jax.checks import shown
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -16,28 +19,90 @@ def read_lines(path: str | Path, option: str = "--data") -> Iterator[tuple[int, 
     The file is read as a stream. A byte order mark and carriage returns before a newline are dropped.
 
     Raises (when the place is reached):
-        InputError: the path is missing or a directory, the gzip data is damaged, the file has nothing but white
-            space, or its text is not UTF-8 (the message gives the byte offset in the decompressed data).
+        InputError: the path is no regular file that can be read, the gzip data is damaged, the file has nothing but
+            white space, or its text is not UTF-8 (the message gives the byte offset in the decompressed data) or no
+            text (see `check_text`).
     """
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"{option}: no such file: {path}")
-    if path.is_dir():
-        raise InputError(f"{option}: {path} is a directory; name a file in it")
+    path = _regular_file(path, option)
     offset, blank = 0, True
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             for number, raw in enumerate(file, 1):
-                line = _decode(raw, offset, number, path, option)
+                line = check_text(_decode(raw, offset, number, path, option), f"{option}: {printed(path)}:{number}")
                 offset += len(raw)
                 blank = blank and not line.strip()
                 yield number, line
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{option}: {path} is not a whole gzip file ({error}); write it again with gzip") from error
+        raise InputError(
+            f"{option}: {printed(path)} is not a whole gzip file ({error}); write it again with gzip"
+        ) from error
     except OSError as error:
-        raise InputError(f"{option}: cannot read {path}: {error.strerror or error}") from error
+        raise _unreadable(path, option, error) from error
     if blank:
-        raise InputError(f"{option}: {path} is empty; it needs at least one line of text")
+        raise InputError(f"{option}: {printed(path)} is empty; it needs at least one line of text")
+
+
+def file_digest(path: str | Path, option: str = "--data") -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits.
+
+    Raises:
+        InputError: the path is no regular file that can be read.
+    """
+    path = _regular_file(path, option)
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(path, option, error) from error
+
+
+def check_text(text: str, place: str) -> str:
+    """Returns the text, which every tokenizer can take: JSON may escape what is no character, binary files hold NUL.
+
+    Raises:
+        InputError: it has half a surrogate pair, which UTF-8 cannot hold, or a NUL. `place` begins the message.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{place} has half a surrogate pair, {text[error.start]!r}, at character {error.start + 1}; write the "
+            "whole character, or remove it"
+        ) from error
+    if "\0" in text:
+        raise InputError(f"{place} has a NUL at character {text.index(chr(0)) + 1}; is it text, saved as UTF-8?")
+    return text
+
+
+def printed(name: object) -> str:
+    """A path or key as a message can hold it: as it is, but quoted and cut where it would break the line."""
+    text = str(name)
+    return text if text.isprintable() and 0 < len(text) <= 500 else shown(text, 500)
+
+
+def _regular_file(path: str | Path, option: str) -> Path:
+    """The path of what can be read twice and comes to an end: for the data, and for its fingerprint."""
+    if not str(path):
+        raise InputError(f"{option}: the name of a file is empty")
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise InputError(f"{option}: no such file: {printed(path)}") from error
+    except (OSError, ValueError) as error:  # the latter: a name with NUL, or that the file system cannot encode
+        raise _unreadable(path, option, error) from error
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{option}: {printed(path)} is a directory; name a file in it")
+    if not stat.S_ISREG(mode):
+        raise InputError(
+            f"{option}: {printed(path)} is a pipe or a device and can be read only once, if it ends at all; write what "
+            "it gives into a file (.gz is read as it is)"
+        )
+    return path
+
+
+def _unreadable(path: Path, option: str, error: OSError | ValueError) -> InputError:
+    return InputError(f"{option}: cannot read {printed(path)}: {getattr(error, 'strerror', None) or error}")
 
 
 def _decode(raw: bytes, offset: int, number: int, path: Path, option: str) -> str:
@@ -48,6 +113,6 @@ def _decode(raw: bytes, offset: int, number: int, path: Path, option: str) -> st
         return raw.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{option}: {path}:{number} is not UTF-8: byte 0x{raw[error.start]:02x} at offset {offset + error.start}; "
-            "save the file as UTF-8"
+            f"{option}: {printed(path)}:{number} is not UTF-8: byte 0x{raw[error.start]:02x} at offset "
+            f"{offset + error.start}; save the file as UTF-8"
         ) from error

@@ -6,18 +6,22 @@ import random
 import re
 from collections.abc import Iterable, Sequence
 from itertools import chain, zip_longest
-from pathlib import Path
+from typing import NamedTuple
 
 import sentencepiece
 
-from train.data.files import read_lines
+from train.data.files import check_text, printed, read_lines
 from train.data.tfds import is_tfds, tfds_source
 from train.errors import InputError
+from transformer_jax.checks import listed
 
 Pair = tuple[str, str]
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 _VOCABULARY_SENTENCES = 1_000_000
+_VOCABULARY_BYTES = 4192  # SentencePiece by itself leaves out longer sentences, without a word
+_VOCABULARY_RESERVED = "\u2585"  # and those with its mark for rare characters
+_LARGEST_VOCABULARY = 1_000_000  # SentencePiece starts from so many candidates, and hangs where 32 bits overflow
 _VOCABULARY_THREADS = 4  # a constant: the order of floating-point sums, and so the vocabulary, depends on it
 
 
@@ -43,38 +47,43 @@ def read_pairs(data: Sequence[str], option: str = "--data", split: str = "train"
         return _tfds_pairs(data[0], split, option) if is_tfds(data[0]) else _tsv_pairs(data[0], option)
     if len(data) == 2 and not any(map(is_tfds, data)):
         return _aligned_pairs(data[0], data[1], option)
-    raise InputError(f"{option}: {' '.join(data) or 'nothing'}: give one TSV file, two aligned files or one tfds:NAME")
+    names = listed([printed(entry) for entry in data]) or "nothing"
+    raise InputError(f"{option}: {names}: give one TSV file, two aligned files or one tfds:NAME")
 
 
 def _tsv_pairs(path: str, option: str) -> list[Pair]:
     pairs = []
+    name = printed(path)
     for number, line in read_lines(path, option):
         sides = line.split("\t")
         if len(sides) != 2:
             raise InputError(
-                f"{option}: {path}:{number} has {len(sides) - 1} tabs; each row is SOURCE, one tab, TARGET"
+                f"{option}: {name}:{number} has {len(sides) - 1} tabs; each row is SOURCE, one tab, TARGET"
             )
-        pairs.append(_pair(sides[0], sides[1], f"{option}: {path}:{number}"))
+        pairs.append(_pair(sides[0], sides[1], f"{option}: {name}:{number}"))
     return pairs
 
 
 def _aligned_pairs(source_path: str, target_path: str, option: str) -> list[Pair]:
     pairs: list[Pair] = []
     lines = [0, 0]
+    names = printed(source_path), printed(target_path)
     for source, target in zip_longest(read_lines(source_path, option), read_lines(target_path, option)):
-        for side, (line, path) in enumerate(((source, source_path), (target, target_path))):
+        for side, line in enumerate((source, target)):
             lines[side] += line is not None
             if line is not None and "\t" in line[1]:
-                raise InputError(f"{option}: {path}:{line[0]} has a tab; a TSV file is given alone, not as one of two")
+                raise InputError(
+                    f"{option}: {names[side]}:{line[0]} has a tab; a TSV file is given alone, not as one of two"
+                )
         if source is not None and target is not None and lines[0] == lines[1]:
             pairs.append((source[1].strip(), target[1].strip()))
     if lines[0] != lines[1]:
         raise InputError(
-            f"{option}: {source_path} has {lines[0]} lines and {target_path} has {lines[1]}; line n of one must be "
+            f"{option}: {names[0]} has {lines[0]} lines and {names[1]} has {lines[1]}; line n of one must be "
             "the translation of line n of the other"
         )
     for number, (source_text, target_text) in enumerate(pairs, 1):
-        _pair(source_text, target_text, f"{option}: {target_path if source_text else source_path}:{number}")
+        _pair(source_text, target_text, f"{option}: {names[bool(source_text)]}:{number}")
     return pairs
 
 
@@ -93,7 +102,8 @@ def _tfds_pairs(spec: str, split: str, option: str) -> list[Pair]:
         # Rows come with sorted keys; only the configuration's name tells which language is the source.
         first, second = sorted(languages, key=source.name.split(" ")[0].partition("/")[2].find)
         source_text, target_text = (" ".join(languages[language].split()) for language in (first, second))
-        pairs.append(_pair(source_text, target_text, f"{option}: {source.name}: row {index}"))
+        place = f"{option}: {source.name}: row {index}"
+        pairs.append(_pair(check_text(source_text, place), check_text(target_text, place), place))
     return pairs
 
 
@@ -107,8 +117,9 @@ def _pair(source: str, target: str, place: str) -> Pair:
 def hold_out(pairs: Sequence[Pair], count: int) -> tuple[list[Pair], list[Pair]]:
     """Splits pairs into (train, held out) with `count` held-out sources, chosen by a hash of their text.
 
-    All pairs of a held-out source leave the training data; the first of them is the held-out one. The choice does
-    not depend on the order of the pairs, and pairs that are added later change little of it.
+    All pairs of a held-out source leave the training data, so the lengths tell how many more than `count` they are;
+    the first of them is the held-out one. The choice does not depend on the order of the pairs, and pairs that are
+    added later change little of it.
 
     Raises:
         InputError: there are no sources left to train on.
@@ -129,18 +140,39 @@ def hold_out(pairs: Sequence[Pair], count: int) -> tuple[list[Pair], list[Pair]]
 # --- vocabulary --------------------------------------------------------------------------------------------------
 
 
-def train_sentencepiece(pairs: Sequence[Pair], vocab_size: int) -> sentencepiece.SentencePieceProcessor:
+class Vocabulary(NamedTuple):
+    """A vocabulary, and how many sentences it was not made from: words for why -> count."""
+
+    processor: sentencepiece.SentencePieceProcessor
+    left_out: dict[str, int]
+
+
+def train_sentencepiece(pairs: Sequence[Pair], vocab_size: int) -> Vocabulary:
     """Trains one unigram vocabulary on both sides of the pairs (Kudo 2018), the same one for the same pairs.
 
     Every character is in it, and digits are split from each other. Ids: padding 0 (also the decoder's start, as in
-    T5 and Marian), EOS 1, unknown 2, no BOS. Of more than a million sentences a fixed sample is used.
+    T5 and Marian), EOS 1, unknown 2, no BOS. Of more than a million sentences a fixed sample is used, and of that no
+    sentence of more than 4192 bytes or with the mark that SentencePiece reserves.
 
     Raises:
-        InputError: the text does not give `vocab_size` pieces, or has more characters than that.
+        InputError: `vocab_size` is below 4 or above a million, the text does not give so many pieces, or has more
+            characters than that; or the pairs have no sentence that can be used.
     """
+    if not UNK_ID + 2 <= vocab_size <= _LARGEST_VOCABULARY:
+        raise InputError(f"--vocab-size: {vocab_size} must lie between {UNK_ID + 2} and {_LARGEST_VOCABULARY}")
     sentences = list(chain.from_iterable(pairs))
+    left_out = {"sentences beyond a sample of a million": max(0, len(sentences) - _VOCABULARY_SENTENCES)}
     if len(sentences) > _VOCABULARY_SENTENCES:
         sentences = random.Random(0).sample(sentences, _VOCABULARY_SENTENCES)
+    short = [sentence for sentence in sentences if len(sentence.encode()) <= _VOCABULARY_BYTES]
+    usable = [sentence for sentence in short if _VOCABULARY_RESERVED not in sentence]
+    left_out[f"sentences over {_VOCABULARY_BYTES} bytes"] = len(sentences) - len(short)
+    left_out[f"sentences with {_VOCABULARY_RESERVED}, which SentencePiece reserves"] = len(short) - len(usable)
+    processor = _train_unigram(usable, vocab_size)
+    return Vocabulary(processor, {reason: count for reason, count in left_out.items() if count})
+
+
+def _train_unigram(sentences: Sequence[str], vocab_size: int) -> sentencepiece.SentencePieceProcessor:
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -170,23 +202,13 @@ def _vocabulary_error(error: RuntimeError, vocab_size: int) -> InputError:
         return InputError(f"--vocab-size: {vocab_size} is more than the training text gives; at most {high[1]}")
     if low := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return InputError(f"--vocab-size: {vocab_size} is less than the text's characters; at least {low[1]}")
+    if re.search(r"sentences_\.empty|all_chars_count", message):
+        return InputError(
+            f"--data: a vocabulary needs sentences with visible characters, of at most {_VOCABULARY_BYTES} bytes and "
+            f"without {_VOCABULARY_RESERVED}; the data has none"
+        )
     reason = " ".join(message.split())
     return InputError(f"--vocab-size: SentencePiece cannot make a vocabulary of {vocab_size}: {reason}")
-
-
-def load_sentencepiece(path: str | Path) -> sentencepiece.SentencePieceProcessor:
-    """Reads an `spm.model`.
-
-    Raises:
-        InputError: the file is missing or no SentencePiece model.
-    """
-    try:
-        processor = sentencepiece.SentencePieceProcessor()
-        processor.LoadFromSerializedProto(Path(path).read_bytes())  # the constructor takes empty bytes for no model
-        return processor
-    except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: cannot be read as a SentencePiece model: {reason}") from error
 
 
 def encode_pairs(

@@ -1,10 +1,10 @@
-"""Examples for masked-LM and next-sentence pretraining (Devlin et al. 2019, appendix A.2).
+"""Examples for masked-LM pretraining, with next sentences (Devlin et al. 2019, appendix A.2) and without.
 
-The masking itself happens on the device (`bert_jax.masking`); here sentences become pairs.
+The masking itself happens on the device (`bert_jax.masking`); here sentences become pairs or rows.
 """
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
@@ -16,11 +16,10 @@ from train.data.documents import Document
 from train.errors import InputError
 
 _SENTENCES_A_BATCH = 10_000
-_SPECIAL = 3  # [CLS] A [SEP] B [SEP]
 
 
 class TokenCorpus(NamedTuple):
-    """A tokenized corpus in three flat arrays.
+    """A tokenized corpus in three flat arrays, and how many sentences gave no token.
 
     tokens: int32, all tokens in order. sentence_starts: int64, where each sentence begins in `tokens`, and their
     number at the end. document_starts: int64, where each document begins in the sentences, and their number at
@@ -30,6 +29,7 @@ class TokenCorpus(NamedTuple):
     tokens: np.ndarray
     sentence_starts: np.ndarray
     document_starts: np.ndarray
+    dropped: int = 0
 
 
 def tokenize_corpus(documents: Sequence[Document], tokenizer: Tokenizer) -> TokenCorpus:
@@ -51,7 +51,10 @@ def tokenize_corpus(documents: Sequence[Document], tokenizer: Tokenizer) -> Toke
     document = np.repeat(np.arange(len(documents)), [len(sentences) for sentences in documents])[length > 0]
     sentences_a_document = np.bincount(document, minlength=len(documents))
     return TokenCorpus(
-        np.concatenate(tokens), _starts(length[length > 0]), _starts(sentences_a_document[sentences_a_document > 0])
+        np.concatenate(tokens),
+        _starts(length[length > 0]),
+        _starts(sentences_a_document[sentences_a_document > 0]),
+        int(np.sum(length == 0)),
     )
 
 
@@ -59,7 +62,99 @@ def _starts(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-class SentencePairs:
+def can_pair(corpus: TokenCorpus) -> bool:
+    """Whether the corpus has two documents, and one of them two sentences: B can follow A, or come from elsewhere."""
+    return len(corpus.sentence_starts) > len(corpus.document_starts) > 2
+
+
+class _Rows:
+    """Random access to rows: [CLS] part [SEP], or [CLS] part [SEP] part [SEP], padded to `max_length`."""
+
+    def __init__(self, corpus: TokenCorpus, max_length: int, cls_id: int, sep_id: int, pad_id: int, plan: np.ndarray):
+        self._tokens, self._plan = corpus.tokens, plan
+        self._max_length, self._cls_id, self._sep_id, self._pad_id = max_length, cls_id, sep_id, pad_id
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def _framed(self, *parts: tuple[int, int]) -> dict[str, np.ndarray]:
+        """The row of parts, each given as its start and end in the tokens; token types count the parts."""
+        input_ids_L = np.full(self._max_length, self._pad_id, np.int32)
+        token_type_ids_L = np.zeros(self._max_length, np.int32)
+        input_ids_L[0] = self._cls_id
+        length = 1
+        for number, (start, end) in enumerate(parts):
+            begin, length = length, length + end - start + 1
+            input_ids_L[begin : length - 1] = self._tokens[start:end]
+            input_ids_L[length - 1] = self._sep_id
+            token_type_ids_L[begin:length] = number
+        return {
+            "input_ids": input_ids_L,
+            "token_type_ids": token_type_ids_L,
+            "attention_mask": np.arange(self._max_length) < length,
+        }
+
+
+def _room(max_length: int, special: int, least: int, what: str) -> int:
+    """The tokens of the text in a row with so many special ones."""
+    if max_length < special + least:
+        raise InputError(f"--max-length {max_length}: {what} need at least {special + least} tokens")
+    return max_length - special
+
+
+class SentenceRows(_Rows):
+    """Random access to rows of text: [CLS] sentences [SEP] of at most `max_length` tokens, padded to it.
+
+    A row has as many whole sentences of one document, one after another, as it has room for (DOC-SENTENCES, Liu et
+    al. 2019, section 4.2), so those at the end of a document may be shorter. A sentence that is longer than a row
+    begins one and goes on in the next ones; what follows it joins its last piece. Each token is in one row.
+
+    `rows[i]` is a dict: input_ids int32 [L], token_type_ids int32 [L] of zeros, attention_mask bool [L], with L =
+    `max_length`.
+
+    Raises:
+        InputError: the corpus, which `option` names, has no tokens, or `max_length` leaves no room for one.
+    """
+
+    # There is one plan only: nothing in it is drawn, and what makes an epoch differ from the one before are the order
+    # and the masks, as in RoBERTa. Cuts that differ between passes would cost a short row a document in each of them.
+    def __init__(
+        self,
+        corpus: TokenCorpus,
+        *,
+        max_length: int,
+        cls_id: int,
+        sep_id: int,
+        pad_id: int = 0,
+        option: str = "--data",
+    ):
+        room = _room(max_length, 2, 1, "rows")
+        if not len(corpus.tokens):
+            raise InputError(f"{option}: the tokenizer finds no token in the text")
+        super().__init__(corpus, max_length, cls_id, sep_id, pad_id, _plan_rows(corpus, room))
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        start, end = self._plan[index].tolist()
+        return self._framed((start, end))
+
+
+def _plan_rows(corpus: TokenCorpus, room: int) -> np.ndarray:
+    """int64 rows (start and end in tokens) that together hold each token once."""
+    starts, documents = corpus.sentence_starts.data, corpus.document_starts.data  # as memory views: fast scalars
+    rows = array("q")
+    for document in range(len(documents) - 1):
+        first, last = documents[document], documents[document + 1]
+        position = starts[first]
+        while position < starts[last]:
+            end = starts[bisect_right(starts, position + room, first, last + 1) - 1]
+            if end <= position:  # within a sentence that is longer than the room
+                end = position + room
+            rows.extend((position, end))
+            position = end
+    return np.frombuffer(rows, np.int64).reshape(-1, 2)
+
+
+class SentencePairs(_Rows):
     """Random access to the pairs of a corpus: [CLS] A [SEP] B [SEP] of at most `max_length` tokens, padded to it.
 
     A and B are runs of whole sentences; half the time B is what follows A, else it is from another document and
@@ -73,7 +168,8 @@ class SentencePairs:
     next_sentence_label int32 (0: B follows A; 1: B is random, as in Hugging Face), with L = `max_length`.
 
     Raises:
-        InputError: the corpus has fewer than two documents, or `max_length` leaves no room for two tokens.
+        InputError: the corpus, which `option` names, cannot make pairs (see `can_pair`), or `max_length` leaves no
+            room for two tokens.
     """
 
     def __init__(
@@ -87,46 +183,28 @@ class SentencePairs:
         seed: int,
         duplicates: int = 5,
         short_probability: float = 0.1,
+        option: str = "--data",
     ):
-        if len(corpus.document_starts) < 3:
+        room = _room(max_length, 3, 2, "sentence pairs")
+        if not can_pair(corpus):
             raise InputError(
-                f"next-sentence prediction needs two or more documents, but the data has "
-                f"{len(corpus.document_starts) - 1}; separate documents by blank lines, or name more files"
+                f"{option}: next-sentence prediction needs two or more documents, one of them of two sentences, but "
+                f"the data has {len(corpus.sentence_starts) - 1} sentences in {len(corpus.document_starts) - 1} "
+                "documents; separate documents by blank lines, or name more files"
             )
-        if max_length < _SPECIAL + 2:
-            raise InputError(f"max_length is {max_length}, but sentence pairs need at least {_SPECIAL + 2} tokens")
-        self._tokens = corpus.tokens
-        self._max_length, self._cls_id, self._sep_id, self._pad_id = max_length, cls_id, sep_id, pad_id
         passes = []
         for duplicate in range(duplicates):
             rng = np.random.default_rng([seed, duplicate])
-            plan = _plan(corpus, max_length - _SPECIAL, short_probability, rng)
-            passes.append(_truncated(plan, max_length - _SPECIAL, rng))
-        self._plan = np.concatenate(passes)
-
-    def __len__(self) -> int:
-        return len(self._plan)
+            passes.append(_truncated(_plan_pairs(corpus, room, short_probability, rng), room, rng))
+        super().__init__(corpus, max_length, cls_id, sep_id, pad_id, np.concatenate(passes))
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         a_start, a_end, b_start, b_end, label = self._plan[index].tolist()
-        second = a_end - a_start + 2  # where B begins
-        length = second + b_end - b_start + 1
-        input_ids_L = np.full(self._max_length, self._pad_id, np.int32)
-        input_ids_L[0] = self._cls_id
-        input_ids_L[1 : second - 1] = self._tokens[a_start:a_end]
-        input_ids_L[second - 1] = self._sep_id
-        input_ids_L[second : length - 1] = self._tokens[b_start:b_end]
-        input_ids_L[length - 1] = self._sep_id
-        position_L = np.arange(self._max_length)
-        return {
-            "input_ids": input_ids_L,
-            "token_type_ids": ((position_L >= second) & (position_L < length)).astype(np.int32),
-            "attention_mask": position_L < length,
-            "next_sentence_label": np.asarray(label, np.int32),
-        }
+        pair = self._framed((a_start, a_end), (b_start, b_end))
+        return {**pair, "next_sentence_label": np.asarray(label, np.int32)}
 
 
-def _plan(corpus: TokenCorpus, room: int, short_probability: float, rng: np.random.Generator) -> np.ndarray:
+def _plan_pairs(corpus: TokenCorpus, room: int, short_probability: float, rng: np.random.Generator) -> np.ndarray:
     """One pass over all documents: int64 rows (A's start and end, B's start and end in tokens, label)."""
     starts, documents = corpus.sentence_starts.data, corpus.document_starts.data  # as memory views: fast scalars
     number = len(documents) - 1

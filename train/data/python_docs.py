@@ -6,6 +6,7 @@ read from the sources; no module of the library is imported, so nothing of it ru
 
 import ast
 import hashlib
+import platform
 import re
 import sysconfig
 import warnings
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from train.data.documents import Document, split_sentences
+
+NAME = f"embedded (Python {platform.python_version()})"
 
 _HELD_OUT_PERCENT = 6
 _MIN_SENTENCES = 2

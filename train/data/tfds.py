@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from train.data.files import printed
 from train.errors import InputError
 
 _PREFIX = "tfds:"
@@ -18,7 +19,7 @@ _FOLDER_FILES = ("dataset_info.json", "features.json")
 
 def is_tfds(spec: str) -> bool:
     """Whether `spec` names TFDS data: `tfds:NAME[/CONFIG][:SPLIT]`, or a folder that TFDS prepared."""
-    return spec.startswith(_PREFIX) or all((Path(spec) / name).is_file() for name in _FOLDER_FILES)
+    return spec.startswith(_PREFIX) or all(os.path.isfile(os.path.join(spec, name)) for name in _FOLDER_FILES)
 
 
 class TfdsSource:
@@ -26,12 +27,15 @@ class TfdsSource:
 
     Attributes:
         name: what was read, for messages: data set, version and split.
+        folder: where the files are.
         class_names: the names of the classes of each `ClassLabel` field.
     """
 
-    def __init__(self, builder: Any, split: str):
+    def __init__(self, builder: Any, split: str, option: str = "--data"):
         self._rows = builder.as_data_source(split)
+        self._option = option
         self.name = f"{builder.info.full_name} {split}"
+        self.folder = Path(builder.data_dir)
         self.class_names: dict[str, list[str]] = {
             field: list(feature.names)
             for field, feature in builder.info.features.items()
@@ -47,7 +51,11 @@ class TfdsSource:
         try:
             return _with_text(self._rows[index])
         except UnicodeDecodeError as error:
-            raise InputError(f"{self.name}: row {index} holds bytes that are not UTF-8 text: {error}") from error
+            reason = f"holds bytes that are not UTF-8 text: {error}"
+            raise InputError(f"{self._option}: {self.name}: row {index} {reason}") from error
+        except Exception as error:  # TFDS raises whatever its file layer does
+            reason = " ".join(str(error).split())
+            raise InputError(f"{self._option}: {self.name}: row {index} cannot be read: {reason}") from error
 
 
 def tfds_source(spec: str, split: str, option: str = "--data") -> TfdsSource:
@@ -65,14 +73,22 @@ def tfds_source(spec: str, split: str, option: str = "--data") -> TfdsSource:
     """
     import tensorflow_datasets as tfds
 
-    if not spec.startswith(_PREFIX):
-        if not is_tfds(spec):
-            raise InputError(f"{option}: {spec} is neither {_FORM} nor a folder with {' and '.join(_FOLDER_FILES)}")
-        return _open_split(tfds.builder_from_directory(spec), split, spec, option)
+    if not is_tfds(spec):
+        raise InputError(
+            f"{option}: {printed(spec)} is neither {_FORM} nor a folder with {' and '.join(_FOLDER_FILES)}"
+        )
     name, _, own_split = spec.removeprefix(_PREFIX).partition(":")
-    if not re.fullmatch(r"\w+(/[\w.+-]+)?", name):
+    if spec.startswith(_PREFIX) and not re.fullmatch(r"\w+(/[\w.+-]+)?", name):
         raise InputError(f"{option}: cannot read {spec!r}; write {_FORM}, such as tfds:glue/sst2:train")
-    return _open_split(_find_builder(name, spec, option), own_split or split, spec, option)
+    try:
+        if not spec.startswith(_PREFIX):
+            return _open_split(tfds.builder_from_directory(spec), split, printed(spec), option)
+        return _open_split(_find_builder(name, printed(spec), option), own_split or split, printed(spec), option)
+    except InputError:
+        raise
+    except Exception as error:  # damaged descriptions of the data: TFDS raises whatever it meets first
+        reason = " ".join(str(error).split())
+        raise InputError(f"{option}: {printed(spec)} cannot be read as TFDS data: {reason}") from error
 
 
 def _find_builder(name: str, spec: str, option: str) -> Any:
@@ -106,8 +122,8 @@ def _find_builder(name: str, spec: str, option: str) -> Any:
 
 def _open_split(builder: Any, split: str, spec: str, option: str) -> TfdsSource:
     try:
-        source = TfdsSource(builder, split)
-        source[0]  # files are opened when they are read
+        source = TfdsSource(builder, split, option)
+        source._rows[0]  # files are opened when they are read
         return source
     except Exception as error:  # TFDS raises whatever its file layer does; what matters is what the user can do
         if not builder.info.splits or not builder.info.available_file_formats():

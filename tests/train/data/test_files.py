@@ -1,8 +1,10 @@
 import gzip
+import hashlib
+import os
 
 import pytest
 
-from train.data.files import read_lines
+from train.data.files import file_digest, read_lines
 from train.errors import InputError
 
 
@@ -53,6 +55,60 @@ def test_damaged_gzip(tmp_path):
     for data in (b"plain text\n", whole[:-12], flipped, whole + b"tail"):
         path.write_bytes(data)
         assert "gzip" in failing(path)
+
+
+def test_gzip_members_are_one_text(tmp_path):
+    path = tmp_path / "a.gz"
+    path.write_bytes(gzip.compress(b"one\ntw") + gzip.compress(b"o\n") + gzip.compress(b"three"))
+    assert [line for _, line in read_lines(path)] == ["one", "two", "three"]
+    path.write_bytes(gzip.compress(b"one\n") + gzip.compress(b"two\n")[:-9])
+    assert "gzip" in failing(path)
+
+
+@pytest.mark.parametrize("suffix", ["txt", "txt.gz"])
+def test_nul_is_no_text(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    data = b"one\ntw\0o\n"
+    path.write_bytes(gzip.compress(data) if suffix.endswith("gz") else data)
+    message = failing(path)
+    assert f"{path}:2" in message and "NUL at character 3" in message
+
+
+def test_what_can_be_read_only_once_or_never_ends_is_refused(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, "/dev/zero", "/dev/null"):
+        assert "write what it gives into a file" in failing(path)
+
+
+def odd_names(folder):
+    loop = folder / "loop"
+    loop.symlink_to(loop)
+    (folder / "file").write_text("text\n")
+    return [str(loop), str(folder / "file" / "below"), "a\0b", "n" * 5000, "lone \ud800", "", "two\nlines", str(folder)]
+
+
+def test_names_that_lead_nowhere(tmp_path):
+    for name in odd_names(tmp_path):
+        for read in (lambda path: list(read_lines(path)), file_digest):
+            with pytest.raises(InputError, match="^--data: ") as caught:
+                read(name)
+            assert str(caught.value).isprintable() and len(str(caught.value)) < 700
+
+
+def test_without_permission(tmp_path):
+    if not os.geteuid():
+        pytest.skip("root may read everything")
+    path = tmp_path / "a.txt"
+    path.write_text("text\n")
+    path.chmod(0)
+    assert "Permission denied" in failing(path)
+
+
+def test_digest_is_that_of_the_bytes(tmp_path):
+    path = tmp_path / "a.gz"
+    path.write_bytes(gzip.compress(b"text\n"))
+    assert file_digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_reading_is_streaming(tmp_path):

@@ -9,18 +9,19 @@ import tensorflow_datasets as tfds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from train.data import parallel
 from train.data.batches import TokenBatches, bucket_lengths, iterate
 from train.data.cldr_pairs import cldr_pairs
 from train.data.parallel import (
     EOS_ID,
     encode_pairs,
     hold_out,
-    load_sentencepiece,
     read_pairs,
     train_sentencepiece,
 )
 from train.errors import InputError
 from train.translate import TranslateConfig
+from transformer_jax.translator import load_sentencepiece
 
 
 def write(path, text):
@@ -52,6 +53,8 @@ def test_tsv(tmp_path, name):
         ("a\t ", "target is empty"),
         ("\tb", "source is empty"),
         ("", "has 0"),
+        ("a\tb\0", ":2 has a NUL at character 4"),
+        ("a\t" + "x" * 2_000_000 + "\t", "has 2 tabs"),
     ],
 )
 def test_bad_tsv_rows_are_named(tmp_path, row, wrong):
@@ -88,7 +91,7 @@ class TinyWmt(tfds.core.GeneratorBasedBuilder):
     """Translations in the layout of WMT: the configuration's name holds the languages, the source first."""
 
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="fr-en"), tfds.core.BuilderConfig(name="bare")]  # noqa: RUF012
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in ("fr-en", "en-fr", "bare")]  # noqa: RUF012
 
     def _info(self):
         features = tfds.features.Translation(languages=("fr", "en"))
@@ -106,7 +109,7 @@ def test_tfds_source_is_the_first_language_of_the_configuration(tmp_path, monkey
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     rows = [{"fr": "la rue ", "en": "the\nstreet"}, {"fr": "un", "en": "one"}]
     folders = {}
-    for config, stored in (("fr-en", rows), ("bare", [{"text": "one"}])):
+    for config, stored in (("fr-en", rows), ("en-fr", [{"fr": "un", "en": "o\0ne"}]), ("bare", [{"text": "one"}])):
         builder = TinyWmt(config=config, data_dir=tmp_path, file_format="array_record")
         builder.data_path.mkdir(parents=True)
         writer = tfds.core.SequentialWriter(builder.info, max_examples_per_shard=3, file_format="array_record")
@@ -119,6 +122,7 @@ def test_tfds_source_is_the_first_language_of_the_configuration(tmp_path, monkey
     assert read_pairs([folders["fr-en"]]) == expected
     assert read_pairs(["tfds:tiny_wmt/fr-en"], split="validation") == expected[:1]
     assert "row 0 has the fields text" in message_of(read_pairs, ["tfds:tiny_wmt/bare"])
+    assert "row 0 has a NUL at character 2" in message_of(read_pairs, ["tfds:tiny_wmt/en-fr"])
 
 
 def test_hold_out_shares_no_source_and_does_not_depend_on_order():
@@ -142,7 +146,7 @@ def pairs():
 
 @pytest.fixture(scope="module")
 def processor(pairs):
-    return train_sentencepiece(pairs, 900)
+    return train_sentencepiece(pairs, 900).processor
 
 
 def test_ids_digits_and_round_trip(processor, pairs):
@@ -156,7 +160,8 @@ def test_ids_digits_and_round_trip(processor, pairs):
 
 
 def test_vocabulary_is_deterministic_silent_and_read_back(pairs, processor, tmp_path, capfd):
-    again = train_sentencepiece(pairs, 900)
+    again, left_out = train_sentencepiece(pairs, 900)
+    assert left_out == {}
     (tmp_path / "spm.model").write_bytes(again.serialized_model_proto())
     loaded = load_sentencepiece(tmp_path / "spm.model")
     models = {p.serialized_model_proto() for p in (processor, again, loaded)}
@@ -167,23 +172,31 @@ def test_vocabulary_is_deterministic_silent_and_read_back(pairs, processor, tmp_
 def test_vocabulary_sizes_that_the_text_cannot_give(pairs, capfd):
     message = message_of(train_sentencepiece, pairs, 100_000)
     assert message.startswith("--vocab-size: 100000 is more than")
-    assert train_sentencepiece(pairs, int(message.split()[-1])).vocab_size() == int(message.split()[-1])
+    assert train_sentencepiece(pairs, int(message.split()[-1])).processor.vocab_size() == int(message.split()[-1])
     message = message_of(train_sentencepiece, pairs, 20)
     assert message.startswith("--vocab-size: 20 is less than")
-    assert message_of(train_sentencepiece, pairs, -5).startswith("--vocab-size: ")
+    for size in (-5, 0, 1, 3, 1_000_001, 2**31 - 1, 99_999_999_999):
+        assert message_of(train_sentencepiece, pairs, size) == f"--vocab-size: {size} must lie between 4 and 1000000"
     assert capfd.readouterr() == ("", "")
 
 
 def test_the_embedded_pairs_give_the_default_vocabulary():
-    assert train_sentencepiece(cldr_pairs()[0], TranslateConfig().vocab_size).vocab_size() == 1200
+    assert train_sentencepiece(cldr_pairs()[0], TranslateConfig().vocab_size).processor.vocab_size() == 1200
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no model"])
-def test_files_that_are_no_vocabulary(tmp_path, content):
-    path = tmp_path / "spm.model"
-    if content is not None:
-        path.write_bytes(content)
-    assert message_of(load_sentencepiece, path).startswith(str(path))
+def test_sentences_that_the_vocabulary_is_not_made_from_are_counted(pairs, monkeypatch):
+    fits = "Ж" * 2096  # 4192 bytes
+    processor, left_out = train_sentencepiece([*pairs, (fits, "Ω" * 2096 + "x"), ("Ψ ▅", "Ξ")], 900)
+    known = [processor.piece_to_id(letter) != processor.unk_id() for letter in "ЖΩΨΞ"]
+    assert known == [True, False, False, True]  # what is counted is what SentencePiece leaves out by itself
+    assert left_out == {"sentences over 4192 bytes": 1, "sentences with ▅, which SentencePiece reserves": 1}
+    monkeypatch.setattr(parallel, "_VOCABULARY_SENTENCES", 11_000)
+    assert train_sentencepiece(pairs, 900).left_out == {"sentences beyond a sample of a million": 1000}
+
+
+@pytest.mark.parametrize("text", ["x " * 3000, "▅", "\x01", "\u200b"])
+def test_pairs_without_a_sentence_for_the_vocabulary_are_the_datas_fault(text):
+    assert message_of(train_sentencepiece, [(text, text)], 20).startswith("--data: a vocabulary needs sentences")
 
 
 # --- batches -----------------------------------------------------------------------------------------------------
@@ -223,9 +236,15 @@ def test_an_epoch_holds_each_example_at_most_once(lengths, bounds, tokens, multi
     kept = [n for n, pair in enumerate(lengths) if max(pair) <= bounds[-1]]
     options = {"tokens_per_batch": tokens, "lengths": bounds, "seed": seed, "multiple": multiple}
     if len(kept) < multiple or not kept:
-        with pytest.raises(InputError, match="--max-length"):
-            TokenBatches(sources, targets, steps=1, **options)
+        with pytest.raises(InputError, match=r"^--eval\.data: .*--max-length"):
+            TokenBatches(sources, targets, steps=1, **options, option="--eval.data")
         return
+    longest = max(max(lengths[n]) for n in kept)
+    needed = multiple * min(bound for bound in bounds if bound >= longest)
+    if tokens < needed:
+        with pytest.raises(InputError, match=rf"^--batch-size {tokens} .*; give {needed} or more"):
+            TokenBatches(sources, targets, steps=1, **options)
+        options["tokens_per_batch"] = tokens = needed
     batches = TokenBatches(sources, targets, steps=500, **options)
     n = batches.batches_per_epoch
     assert n >= 1 and batches.dropped == len(lengths) - len(kept)
@@ -238,13 +257,14 @@ def test_an_epoch_holds_each_example_at_most_once(lengths, bounds, tokens, multi
             rows, length = batch["input_ids"].shape
             assert batch["labels"].shape == (rows, length) and batch["labels"].dtype == np.int32
             assert rows_of[length] == rows and rows % multiple == 0
-            assert rows * length <= tokens or rows == multiple
+            assert rows * length <= tokens
             left.pop(length, None)
             for number, source, target in examples_of(batch):
                 assert (source, target) == lengths[number]
                 seen.append(number)
         assert not left  # each shape occurs
         assert len(set(seen)) == len(seen) and set(seen) <= set(kept)
+        assert batches.left_over == len(kept) - len(seen)
         assert len(kept) - len(seen) <= sum(rows - 1 for rows in rows_of.values())  # the remainders
 
 
@@ -252,7 +272,7 @@ def test_an_epoch_holds_each_example_at_most_once(lengths, bounds, tokens, multi
 @given(lengths=LENGTHS, seed=st.integers(0, 1000), order=st.permutations(range(12)))
 def test_any_order_of_access_and_any_number_of_hosts_give_the_same(lengths, seed, order):
     sources, targets = corpus(lengths)
-    options = {"tokens_per_batch": 160, "lengths": (16, 32, 48), "seed": seed, "steps": 12, "multiple": 4}
+    options = {"tokens_per_batch": 192, "lengths": (16, 32, 48), "seed": seed, "steps": 12, "multiple": 4}
     whole = TokenBatches(sources, targets, **options)
     expected = [whole[k] for k in range(12)]
     fresh = TokenBatches(sources, targets, **options)
@@ -296,7 +316,11 @@ def test_small_buckets_are_merged_upward_and_the_last_one_shrinks():
     assert batches.shapes == [(8, 8), (3, 16)] and batches.batches_per_epoch == 2
     # Three are fewer than four shards need: those of length 8 join them, and one of eleven and three is left out.
     batches = TokenBatches(sources, targets, tokens_per_batch=64, multiple=4, **options)
-    assert batches.shapes == [(4, 16)] and batches.batches_per_epoch == 2
+    assert batches.shapes == [(4, 16)] and batches.batches_per_epoch == 2 and batches.left_over == 3
+    for size in (1, 63):
+        assert "give 64 or more" in message_of(
+            TokenBatches, sources, targets, tokens_per_batch=size, multiple=4, **options
+        )
     with pytest.raises(ValueError, match="multiple of the 2 processes"):
         TokenBatches(sources, targets, tokens_per_batch=64, **options, process_count=2)
 
@@ -332,7 +356,7 @@ def test_bucket_lengths_pad_least(lengths, count, multiple, maximum):
 def test_tatoeba_pairs(shared_data):
     pairs = read_pairs([str(shared_data / "tatoeba_en_de" / "train.tsv.gz")])
     assert len(pairs) == 163_360 and ("You'll do whatever I say.", "Du wirst tun, was ich sage.") in pairs
-    sources, targets = encode_pairs(train_sentencepiece(pairs[:20_000], 2000), pairs[:20_000])
+    sources, targets = encode_pairs(train_sentencepiece(pairs[:20_000], 2000).processor, pairs[:20_000])
     longest = [max(len(s), len(t)) for s, t in zip(sources, targets, strict=True)]
     batches = TokenBatches(
         sources,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from train.data.documents import read_documents
-from train.data.pretraining import SentencePairs, TokenCorpus, tokenize_corpus
+from train.data.pretraining import SentencePairs, SentenceRows, TokenCorpus, can_pair, tokenize_corpus
 from train.errors import InputError
 
 CLS, SEP, PAD, FIRST = 1, 2, 0, 10
@@ -40,7 +40,9 @@ def halves(example):
     return [token - FIRST for token in a], [token - FIRST for token in b]
 
 
-documents_strategy = st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=12), min_size=2, max_size=8)
+documents_strategy = st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=12), min_size=2, max_size=8).filter(
+    lambda documents: max(map(len, documents)) > 1
+)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -119,10 +121,60 @@ def test_seed_decides_and_passes_differ():
 
 
 def test_one_document_or_no_room_is_an_error():
-    with pytest.raises(InputError, match="two or more documents"):
-        pairs_of(corpus_of([[3, 4]]))
-    with pytest.raises(InputError, match="max_length is 4"):
-        pairs_of(corpus_of([[3], [4]]), max_length=4)
+    for documents in ([], [[3, 4]], [[3], [4], [5]]):  # of single sentences only, every B would come from elsewhere
+        assert not can_pair(corpus_of(documents))
+        with pytest.raises(InputError, match=f"{sum(map(len, documents))} sentences in {len(documents)} documents"):
+            pairs_of(corpus_of(documents))
+    assert can_pair(corpus_of([[3, 1], [4]]))
+    with pytest.raises(InputError, match=r"^--eval\.data: next-sentence prediction needs two or more documents"):
+        pairs_of(corpus_of([[3, 4]]), option="--eval.data")
+    with pytest.raises(InputError, match="--max-length 4"):
+        pairs_of(corpus_of([[3, 1], [4]]), max_length=4)
+
+
+def rows_of(corpus, max_length=32, **options):
+    return SentenceRows(corpus, max_length=max_length, cls_id=CLS, sep_id=SEP, pad_id=PAD, **options)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=12), min_size=1, max_size=8), st.integers(3, 40))
+def test_rows_hold_each_token_once_in_whole_sentences_of_one_document(documents, max_length):
+    corpus = corpus_of(documents)
+    room = max_length - 2
+    rows = rows_of(corpus, max_length)
+    ends_of_documents = set(corpus.sentence_starts[corpus.document_starts].tolist())
+    document_of = np.repeat(np.arange(len(documents)), [sum(document) for document in documents])
+    seen = []
+    for index in range(len(rows)):
+        row = rows[index]
+        assert set(row) == {"input_ids", "token_type_ids", "attention_mask"}
+        assert [row[key].dtype for key in ("input_ids", "token_type_ids", "attention_mask")] == [np.int32] * 2 + [bool]
+        ids, mask, length = row["input_ids"].tolist(), row["attention_mask"].tolist(), row["attention_mask"].sum()
+        assert len(ids) == len(mask) == max_length and not row["token_type_ids"].any()
+        assert mask == [True] * length + [False] * (max_length - length) and ids[length:] == [PAD] * (
+            max_length - length
+        )
+        assert ids[0] == CLS and ids[length - 1] == SEP
+        tokens = np.asarray(ids[1 : length - 1]) - FIRST
+        assert len(set(document_of[tokens])) == 1
+        seen.extend(tokens.tolist())
+        end = tokens[-1] + 1
+        if end in corpus.sentence_starts:  # the next sentence would not have found room
+            following = corpus.sentence_starts[corpus.sentence_starts > end]
+            assert end in ends_of_documents or len(tokens) + following[0] - end > room
+        else:  # a piece of a sentence that fills whole rows
+            assert len(tokens) == room
+            first = corpus.sentence_starts[corpus.sentence_starts < end][-1]
+            assert first <= tokens[0]
+    assert seen == list(range(len(corpus.tokens)))
+
+
+def test_rows_without_tokens_or_room_are_an_error():
+    with pytest.raises(InputError, match=r"^--eval\.data: .*no token"):
+        rows_of(corpus_of([]), option="--eval.data")
+    with pytest.raises(InputError, match="--max-length 2"):
+        rows_of(corpus_of([[3]]), max_length=2)
+    assert len(rows_of(corpus_of([[3]]), max_length=3)) == 3
 
 
 @pytest.fixture(scope="module")
@@ -136,18 +188,19 @@ def tokenizer():
 
 def test_corpus_is_flat_without_empty_sentences_or_documents(tokenizer):
     corpus = tokenize_corpus([["b c d", " "], ["\t"], [], ["e", "f g"]], tokenizer)
-    assert [corpus.tokens.dtype, *(part.dtype for part in corpus[1:])] == [np.int32, np.int64, np.int64]
+    assert [part.dtype for part in corpus[:3]] == [np.int32, np.int64, np.int64]
     assert corpus.tokens.tolist() == [1, 2, 3, 4, 5, 6]
     assert corpus.sentence_starts.tolist() == [0, 3, 4, 6]
     assert corpus.document_starts.tolist() == [0, 1, 3]
+    assert corpus.dropped == 2
     assert tokenizer.padding and tokenizer.truncation  # the caller's tokenizer stays as it was
     empty = tokenize_corpus([], tokenizer)
-    assert [part.tolist() for part in empty] == [[], [0], [0]]
+    assert [part.tolist() for part in empty[:3]] == [[], [0], [0]] and empty.dropped == 0
 
 
 def test_books(shared_data, tokenizer):
     names = ("sherlock_holmes", "moby_dick")
-    documents = read_documents([str(shared_data / "books" / f"{name}.txt.gz") for name in names])
+    documents = read_documents([str(shared_data / "books" / f"{name}.txt.gz") for name in names]).documents
     corpus = tokenize_corpus(documents, tokenizer)
     pairs = pairs_of(corpus, 128, duplicates=1)
     assert len(pairs) > 0.5 * len(corpus.tokens) / 128

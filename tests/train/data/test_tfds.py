@@ -6,6 +6,7 @@ import sys
 import pytest
 import tensorflow_datasets as tfds
 
+from train.data.fingerprint import changed, fingerprint
 from train.data.tfds import is_tfds, tfds_source
 from train.errors import InputError
 
@@ -166,6 +167,51 @@ def test_missing_data_files_are_named(tmp_path, monkeypatch):
     for file in (tmp_path / "tiny_pairs" / "1.0.0").glob("*array_record*"):
         file.unlink()
     assert "cannot be read" in tfds_source_error("tfds:tiny_pairs")
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+@pytest.mark.parametrize("content", ["", "[1]", "null", '{"a": ', "[" * 100_000])
+def test_damaged_descriptions_are_named(tmp_path, monkeypatch, name, content):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    store(TinyPairs(data_dir=tmp_path, file_format="array_record"), {"train": [tiny_row(0)]})
+    folder = tmp_path / "tiny_pairs" / "1.0.0"
+    (folder / name).write_text(content)
+    for spec in (str(folder), "tfds:tiny_pairs"):
+        assert spec in tfds_source_error(spec)
+
+
+def test_damaged_rows_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    store(TinyPairs(data_dir=tmp_path, file_format="array_record"), {"train": [tiny_row(0), tiny_row(1)]})
+    source = tfds_source("tfds:tiny_pairs", "train", "--eval.data")
+
+    class Damaged(list):
+        def __getitem__(self, index):
+            raise RuntimeError("bad\nchecksum")
+
+    source._rows = Damaged([0, 1])
+    with pytest.raises(
+        InputError, match=r"^--eval\.data: tiny_pairs/1\.0\.0 train: row 1 cannot be read: bad checksum$"
+    ):
+        source[1]
+
+
+def test_names_that_no_file_system_takes_are_no_tfds_data():
+    for spec in ("n" * 5000, "a\0b", "lone \ud800", ""):
+        assert not is_tfds(spec)
+
+
+def test_fingerprint_follows_the_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    store(TinyPairs(data_dir=tmp_path, file_format="array_record"), {"train": [tiny_row(row) for row in range(4)]})
+    folder = tmp_path / "tiny_pairs" / "1.0.0"
+    by_name, by_folder = fingerprint(["tfds:tiny_pairs"]), fingerprint([str(folder)])
+    assert list(by_name) == ["tfds:tiny_pairs"] and changed(by_name, by_folder) is None
+    (shard, *_) = folder.glob("*array_record*")
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    assert changed(by_folder, fingerprint([str(folder)])) == str(folder)
 
 
 def test_tensorflow_is_never_imported(data_dir):
