@@ -1,5 +1,6 @@
-"""Checkpoints on 8, 1 and 2x4 devices, with donation, after kills, with the latest and the best kept."""
+"""Checkpoints on 8, 1 and 2x4 devices, with donation, after kills, on full disks, with the latest and the best kept."""
 
+import errno
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +18,9 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from train import seals, storage
 from train.checkpoint import Checkpoints
-from train.errors import InputError
+from train.errors import InputError, StorageError
 from train.optimizer import OptimizerConfig, make_optimizer
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +74,7 @@ def test_eight_devices_to_one_to_two_by_four_and_back(tmp_path, name):
             checkpoints.save(step, current, data)
         with Checkpoints(tmp_path, keep_latest=1) as checkpoints:
             wanted = abstract(state, target, target_axes)
-            current, restored = checkpoints.restore(checkpoints.latest_step(), wanted)
+            current, restored = checkpoints.restore(checkpoints.newest(), wanted)
         assert_same(current, state)
         assert restored == data
         for got, want in zip(jax.tree.leaves(current), jax.tree.leaves(wanted), strict=True):
@@ -95,7 +98,7 @@ def test_latest_and_best_are_kept_across_restarts(tmp_path):
         return sorted(int(p.name) for p in tmp_path.iterdir())
 
     with Checkpoints(tmp_path, keep_latest=2, best_metric="eval/loss") as checkpoints:
-        assert checkpoints.latest_step() is None and checkpoints.best_step() is None and checkpoints.steps() == []
+        assert checkpoints.newest() is None and checkpoints.best_step() is None and checkpoints.steps() == []
         for step, loss in enumerate(losses[:4]):
             checkpoints.save(step, state, {}, None if loss is None else {"eval/loss": loss, "eval/other": 0.0})
         assert checkpoints.steps() == [1, 2, 3]
@@ -104,7 +107,7 @@ def test_latest_and_best_are_kept_across_restarts(tmp_path):
         assert checkpoints.best_step() == 1
         for step, loss in enumerate(losses[4:], start=4):
             checkpoints.save(step, state, {}, {"eval/loss": np.float32(loss)})
-        assert checkpoints.steps() == [1, 4, 5] and checkpoints.latest_step() == 5
+        assert checkpoints.steps() == [1, 4, 5] and checkpoints.newest() == 5
     assert folders() == [1, 4, 5]
     with Checkpoints(tmp_path, keep_latest=1, best_metric="eval/loss", best_mode="max") as checkpoints:
         assert checkpoints.best_step() == 5
@@ -193,7 +196,7 @@ def test_a_kill_while_saving_loses_only_that_save(tmp_path):
     assert done.returncode == -signal.SIGKILL and done.stderr == "" and done.stdout == ""
     assert any("tmp" in p.name for p in tmp_path.iterdir())
     with Checkpoints(tmp_path, keep_latest=1) as checkpoints:
-        assert checkpoints.latest_step() == 1
+        assert checkpoints.newest() == 1
         small = {"params": {"kernel": jnp.zeros(8)}}
         state, data = checkpoints.restore(1, abstract(small, mesh(8)))
         assert data == {"n": 1} and (state["params"]["kernel"] == 1).all()
@@ -246,19 +249,133 @@ def test_files_hold_arrays_and_json_only(tmp_path):
     assert not any(b"pickle" in p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
 
 
-def test_a_failure_in_the_background_is_raised_at_the_next_call(tmp_path, monkeypatch):
-    with Checkpoints(tmp_path, keep_latest=1) as checkpoints:
-        checkpoints.save(1, make_state(), {})
+def test_an_interim_checkpoint_pushes_no_regular_one_out_and_goes_when_there_is_a_newer(tmp_path):
+    state = make_state()
+
+    def folders():
+        return sorted(int(p.name) for p in tmp_path.iterdir())
+
+    with Checkpoints(tmp_path, keep_latest=2) as checkpoints:
+        for step in (10, 20):
+            checkpoints.save(step, state, {})
+        checkpoints.save(23, state, {"n": 23}, interim=True)
+        assert checkpoints.steps() == [10, 20, 23] and checkpoints.regular_steps() == [10, 20]
+    with Checkpoints(tmp_path, keep_latest=2) as checkpoints:
+        assert checkpoints.newest() == 23 and checkpoints.regular_steps() == [10, 20]
+        assert checkpoints.restore(23, abstract(state, mesh(8)))[1] == {"n": 23}
+        checkpoints.save(23, state, {}, interim=True)  # there already
+        checkpoints.save(27, state, {}, interim=True)
+        assert checkpoints.steps() == [10, 20, 27] and checkpoints.regular_steps() == [10, 20]
+        checkpoints.save(30, state, {})
+    assert folders() == [20, 30]
+
+
+def test_an_interim_checkpoint_becomes_a_regular_one_when_its_step_is_due(tmp_path):
+    state = make_state()
+    with Checkpoints(tmp_path, keep_latest=2, best_metric="eval/loss") as checkpoints:
+        for step in (10, 20):
+            checkpoints.save(step, state, {}, {"eval/loss": 2.0})
+        checkpoints.save(23, state, {"n": 23}, interim=True)
+    with Checkpoints(tmp_path, keep_latest=2, best_metric="eval/loss") as checkpoints:
+        checkpoints.save(23, state, {}, {"eval/loss": 1.0})
+        assert checkpoints.regular_steps() == [20, 23] and checkpoints.best_step() == 23
+        checkpoints.save(23, state, {}, interim=True)  # a regular one stays one
+    with Checkpoints(tmp_path, keep_latest=2, best_metric="eval/loss") as checkpoints:
+        assert checkpoints.regular_steps() == [20, 23] and checkpoints.best_step() == 23
+        assert checkpoints.restore(23, abstract(state, mesh(8)))[1] == {"n": 23}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["20", "23"]
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    folder = tmp_path / "checkpoints"
+    state = make_state()
+    with pytest.raises(StorageError) as caught, Checkpoints(folder, keep_latest=1) as checkpoints:
+        checkpoints.save(1, state, {})
         checkpoints.wait()
-        checkpoints.save(2, make_state(), {})
-        wait = checkpoints._checkpointer.wait
+        folder.rename(tmp_path / "elsewhere")
+        folder.write_text("in the way")
+        checkpoints.save(2, state, {})
+    assert str(caught.value) == (
+        f"the checkpoint of step 2 could not be written to {folder} (Not a directory); there is no earlier one; "
+        "free space or mend the folder, and give the same command again"
+    )
+    with pytest.raises(InputError, match=rf"{folder} cannot be used: File exists"):
+        Checkpoints(folder, keep_latest=1)
 
-        def full_disk():
-            wait()
-            raise OSError("no space left on device")
 
-        with monkeypatch.context() as patch:
-            patch.setattr(checkpoints._checkpointer, "wait", full_disk)
-            with pytest.raises(OSError, match="no space left"):
-                checkpoints.wait()
-        assert checkpoints.steps() == [1]
+def test_what_ended_the_run_comes_before_what_could_not_be_saved(tmp_path, monkeypatch):
+    def full(folder, seal):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    lines = []
+    monkeypatch.setattr(seals, "write", full)
+    with pytest.raises(ZeroDivisionError), Checkpoints(tmp_path, keep_latest=1, say=lines.append) as checkpoints:
+        checkpoints.save(1, make_state(), {})
+        raise ZeroDivisionError
+    assert len(lines) == 1 and "step 1 could not be written" in lines[0] and "(No space left on device)" in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_that_is_not_of_the_disk_stays_what_it_is(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path, keep_latest=1) as checkpoints:
+        monkeypatch.setattr(seals, "hash_files", lambda folder: 1 / 0)
+        checkpoints.save(1, make_state(), {})
+        with pytest.raises(ZeroDivisionError):
+            checkpoints.wait()
+        assert checkpoints.steps() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+FULL_DISK = """
+    import resource, sys, time
+    import jax, jax.numpy as jnp
+    from train.checkpoint import Checkpoints
+    from train.errors import StorageError
+    folder, size, how, limit = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+    state = lambda n: {"params": {f"k{i}": jax.random.normal(jax.random.key(i), (n,)) for i in range(8)}}
+    try:
+        with Checkpoints(folder, keep_latest=1) as checkpoints:
+            checkpoints.save(1, state(8), {"n": 1})
+            checkpoints.wait()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # a write beyond fails; nothing need be mounted
+            checkpoints.save(2, state(size), {"n": 2})
+            since = time.monotonic()
+            while how == "check":
+                checkpoints.check()
+                assert time.monotonic() - since < 30
+                time.sleep(0.01)
+            if how == "save":
+                checkpoints.save(3, state(8), {})
+    except StorageError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize(("how", "limit"), [("check", 20_000), ("save", 0), ("close", 600)])
+def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(tmp_path, how, limit):
+    command = [sys.executable, "-c", textwrap.dedent(FULL_DISK), str(tmp_path), "100000", how, str(limit)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout == (
+        f"the checkpoint of step 2 could not be written to {tmp_path} (File too large); the last good one is that of "
+        "step 1; free space or mend the folder, and give the same command again\n"
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["1"]
+    with Checkpoints(tmp_path, keep_latest=1) as checkpoints:
+        assert checkpoints.newest() == 1
+
+
+def test_what_tensorstore_says_after_a_failure_is_dropped_and_nothing_else(monkeypatch):
+    heard = []
+    monkeypatch.setattr(sys, "unraisablehook", heard.append)
+    storage._silence()
+    storage._silence()
+    late = SimpleNamespace(object=None, exc_value=RuntimeError("Event loop is closed"))
+    others = [
+        SimpleNamespace(object=None, exc_value=RuntimeError("another")),
+        SimpleNamespace(object=print, exc_value=RuntimeError("Event loop is closed")),
+    ]
+    for event in (late, *others):
+        sys.unraisablehook(event)
+    assert heard == others
