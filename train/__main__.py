@@ -1,16 +1,22 @@
-"""`python -m train <job>`: reads the options, runs the job, and turns bad input into one line and exit code 2."""
+"""`python -m train <job>`: reads the options, runs the job, and turns what went wrong into one line and an exit code.
+
+Exit codes: 0 done; 1 the run cannot go on; 2 wrong input or option; 3 training diverged; 4 the run folder cannot be
+written any more; 128 + n ended by signal n (130 SIGINT, 143 SIGTERM, 129 SIGHUP), with the state saved.
+"""
 
 import contextlib
 import importlib
 import io
 import itertools
+import os
 import sys
 from typing import Any
 
 import jax
 import tyro
 
-from train.errors import InputError
+from train.errors import InputError, RunError
+from train.signals import Interrupted
 
 # Job -> the module that holds it and the class of its options.
 JOBS = {"pretrain": ("train.pretrain", "PretrainConfig"), "translate": ("train.translate", "TranslateConfig")}
@@ -19,23 +25,41 @@ USAGE = f"usage: python -m train {{{'|'.join(JOBS)}}} [options]; --help behind a
 
 def run(args: list[str]) -> int:
     """Runs a job; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # text that the terminal's encoding lacks is no reason to stop
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return run_job(args)
+    except (InputError, RunError) as error:
+        return fail(str(error), error.exit_code)
+    except Interrupted as error:
+        return fail(f"stopped by {error.signal.name} {error.message}", error.exit_code)
+    except KeyboardInterrupt:
+        return fail("interrupted; the same command goes on from the last checkpoint, if there is one", 130)
+    except BrokenPipeError:  # `--help | head`: nobody reads the rest
+        return 0
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        return fail(f"{place}{error.strerror or error}; the same command goes on where the run stopped", 4)
+
+
+def run_job(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if args else 2
     name, *options = args
     if name not in JOBS:
-        return fail(f"unknown job {name!r}: choose one of {', '.join(JOBS)}")
-    try:
-        module_name, config_name = JOBS[name]
-        module = importlib.import_module(module_name)
-        config = parse(getattr(module, config_name), name, options)
-        if config.distributed:
-            join_hosts()
-        module.main(config)
-    except InputError as error:
-        return fail(str(error))
-    except KeyboardInterrupt:
-        return fail("interrupted; the same command goes on from the last checkpoint", code=130)
+        raise InputError(f"unknown job {name!r}: choose one of {', '.join(JOBS)}")
+    module_name, config_name = JOBS[name]
+    module = importlib.import_module(module_name)
+    config = parse(getattr(module, config_name), name, options)
+    if config is None:
+        return 0
+    if config.distributed:
+        join_hosts()
+    module.main(config)
     return 0
 
 
@@ -48,32 +72,52 @@ def join_hosts() -> None:
 
 
 def parse(config_class: type, job: str, options: list[str]) -> Any:
-    """The job's configuration. Raises InputError with what tyro says in its first paragraph, on one line."""
+    """The job's configuration, or None where its options were printed instead.
+
+    Raises:
+        InputError: an option is unknown, or its value is of another type; with what tyro says in its first paragraph.
+    """
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             return tyro.cli(config_class, prog=f"python -m train {job}", args=options)
     except SystemExit as stop:
         if not stop.code:
-            raise
-        raise InputError(
-            f"{first_paragraph(said.getvalue())} (python -m train {job} --help lists the options)"
-        ) from None
+            return None
+        reason = first_paragraph(said.getvalue()).removeprefix("Error parsing ")
+        raise InputError(f"{reason} (python -m train {job} --help lists the options)") from None
 
 
 def first_paragraph(box: str) -> str:
-    """tyro draws its errors into a box, in paragraphs between rules; the first one says what is wrong."""
-    lines = [line.strip() for line in box.splitlines()]
-    inside = [line[1:-1].strip() for line in lines if line[:1] in ("│", "|")]
-    text = itertools.takewhile(lambda line: not line or set(line) - set("─-"), inside)
-    return " ".join(" ".join(text).split()) or " ".join(box.split())
+    """What tyro says is wrong: it draws a box, with a title, then paragraphs between rules; the first one says it.
+
+    The title is part of the box's border, or a paragraph of its own where the terminal has no lines to draw.
+    """
+    lines = [line.strip("│ ") for line in box.splitlines() if line[:1] not in ("╭", "╰")]
+    paragraphs = [" ".join(group) for rule, group in itertools.groupby(lines, _is_rule) if not rule]
+    return " ".join((paragraphs[1] if "╭" not in box and len(paragraphs) > 1 else paragraphs[0]).split())
 
 
-def fail(message: str, code: int = 2) -> int:
-    """Prints one line on stderr."""
-    print(f"train: error: {' '.join(message.split())}", file=sys.stderr)
+def _is_rule(line: str) -> bool:
+    return bool(line) and not set(line) - set("─-")
+
+
+def fail(message: str, code: int) -> int:
+    """Prints one line on stderr, if anybody reads it."""
+    with contextlib.suppress(OSError):
+        print(f"train: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return code
+
+
+def main() -> int:
+    """Runs a job for a shell."""
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError:  # the interpreter would complain about it once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(main())

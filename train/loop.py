@@ -7,13 +7,17 @@ Its order, which checkpoints and restarts rely on:
    position is that of the next batch), dispatch the update, and only then read the metrics of the update before it
    (so that the host never waits for the device while there is work to hand out);
 3. after the last update: evaluate and save once more.
+
+A signal ends the loop between two steps, with a checkpoint of its own (`interim`), which changes nothing of what the
+run keeps and averages in the end. A state that is not sound is not saved: the checkpoint is owed until one is.
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
@@ -21,18 +25,20 @@ from jax.sharding import Mesh
 
 from train.checkpoint import Checkpoints
 from train.data.batches import iterate
-from train.errors import InputError
+from train.errors import Diverged
 from train.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from train.report import Report
+from train.options import Count, Seed
+from train.report import Report, say
 from train.sharding import MeshConfig, put_batch
-from train.state import Objective, TrainState, abstract_state, init_state, make_train_step
+from train.signals import Interrupted, stopping
+from train.state import Objective, TrainState, abstract_state, all_finite, init_state, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
     """When training is reported."""
 
-    every: int = 20
+    every: Count = 20
     """Steps between rows of metrics.jsonl."""
 
 
@@ -40,7 +46,7 @@ class LogConfig:
 class EvalConfig:
     """How and when the model is evaluated."""
 
-    every: int = 500
+    every: Count = 500
     """Steps between evaluations; there is always one at the end."""
     data: tuple[str, ...] = ()
     """Held-out data, given like --data; by default a part of --data is held out."""
@@ -50,9 +56,9 @@ class EvalConfig:
 class CheckpointConfig:
     """When the state is saved."""
 
-    every: int = 500
+    every: Count = 500
     """Steps between checkpoints; there is always one at the end."""
-    keep: int = 2
+    keep: Count = 2
     """How many of the latest checkpoints stay; the best one stays too."""
 
 
@@ -66,18 +72,22 @@ class JobConfig:
     """Training data; by default the job's embedded data."""
     preset: str
     """Size of the model."""
-    steps: int
+    model: str
+    """Folder or hub name of a model to start from, with its vocabulary, such as the export of a run."""
+    steps: Count
     """Updates of the whole run."""
-    seed: int = 0
+    seed: Seed = 0
     """Everything random follows from it."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation; parameters and optimizer state are float32."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Parts that a batch is worked off in, to save memory; the update is the same."""
     scan_layers: bool = False
     """Compile one layer and scan over all: quicker to compile, somewhat slower to run."""
     remat: Literal["none", "full", "dots", "dots_no_batch"] = "none"
     """What the backward pass recomputes to save memory."""
+    max_bad_steps: Count = 10
+    """Steps in a row whose loss or gradient is not finite, and whose update is skipped, before the run stops."""
     distributed: bool = False
     """Join the other hosts of a cluster or a TPU slice (jax.distributed.initialize)."""
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
@@ -89,21 +99,21 @@ class JobConfig:
     learning_rates: ClassVar[dict[str, float]] = {}
     """Peak learning rate of each preset, where none is given."""
 
-    def __post_init__(self) -> None:
-        if self.optimizer.learning_rate is None:
-            optimizer = dataclasses.replace(self.optimizer, learning_rate=self.learning_rates[self.preset])
-            object.__setattr__(self, "optimizer", optimizer)
-        for option, value in (
-            ("--steps", self.steps),
-            ("--accumulate", self.accumulate),
-            ("--log.every", self.log.every),
-            ("--eval.every", self.eval.every),
-            ("--checkpoint.every", self.checkpoint.every),
-            ("--checkpoint.keep", self.checkpoint.keep),
-        ):
-            if value < 1:
-                raise InputError(f"{option}: {value} cannot be used; give 1 or more")
-        make_schedule(self.optimizer, self.steps)  # checks its options
+
+Config = TypeVar("Config", bound=JobConfig)
+
+
+def with_learning_rate(config: Config, preset: str) -> Config:
+    """The options with the learning rate of the preset, where none is given.
+
+    Raises:
+        InputError: the options of the schedule do not fit each other.
+    """
+    if config.optimizer.learning_rate is None:
+        optimizer = dataclasses.replace(config.optimizer, learning_rate=config.learning_rates[preset])
+        config = dataclasses.replace(config, optimizer=optimizer)
+    make_schedule(config.optimizer, config.steps)
+    return config
 
 
 class Task(NamedTuple):
@@ -114,6 +124,7 @@ class Task(NamedTuple):
         batches: random access by step; batch k is a pure function of (seed, k).
         evaluate: parameters -> an evaluation row, whose names begin with `eval/`.
         best: the name in that row whose smallest value marks the best checkpoint.
+        params: what a fresh run starts from; None for a random initialisation.
     """
 
     name: str
@@ -123,6 +134,7 @@ class Task(NamedTuple):
     batches: Any
     evaluate: Callable[[Any], dict[str, Any]]
     best: str = "eval/loss"
+    params: Any = None
 
 
 def open_checkpoints(config: JobConfig, best: str = "eval/loss") -> Checkpoints:
@@ -131,51 +143,115 @@ def open_checkpoints(config: JobConfig, best: str = "eval/loss") -> Checkpoints:
 
 
 def train(task: Task, config: JobConfig, mesh: Mesh) -> tuple[TrainState, dict[str, Any]]:
-    """Runs, or goes on with, a run to its last step; returns the final state and its evaluation."""
+    """Runs, or goes on with, a run to its last step; returns the final state and its evaluation.
+
+    Raises:
+        Diverged: too many updates in a row had to be skipped, or the last state is of no use.
+        StorageError: a checkpoint could not be written.
+        Interrupted: a signal came; the state is saved.
+    """
     schedule = make_schedule(config.optimizer, config.steps)
     shapes = jax.eval_shape(task.model.init, jax.random.key(0), *task.inputs)["params"]
     optimizer = make_optimizer(config.optimizer, config.steps, shapes)
     data = iterate(task.batches)
-    with jax.set_mesh(mesh), open_checkpoints(config, task.best) as checkpoints:
+    with stopping() as stop, jax.set_mesh(mesh), open_checkpoints(config, task.best) as checkpoints:
         abstract = abstract_state(task.model, task.inputs, optimizer, mesh)
-        start = checkpoints.latest_step() or 0
+        start = checkpoints.newest() or 0
         if start:
             restored, position = checkpoints.restore(start, abstract._asdict())
             state = TrainState(**restored)
             data.set_state(position)
         else:
-            state = init_state(task.model, task.inputs, optimizer, abstract, config.seed)
+            state = init_state(task.model, task.inputs, optimizer, abstract, config.seed, task.params)
         step_fn = make_train_step(
             task.objective, optimizer, schedule, abstract, seed=config.seed, accumulate=config.accumulate
         )
         with Report(
             config.run, total_steps=config.steps, start_step=start, log_every=config.log.every, job=task.name
         ) as report:
-            meter = Meter(report, config.log.every)
+            meter = Meter(report, config.log.every, skipped=int(state.skipped))
+            owed = False  # a checkpoint is due, but the state was not sound
             for step in range(start, config.steps + 1):
                 last = step == config.steps
                 evaluation: dict[str, Any] = {}
-                if last or (step and step % config.eval.every == 0):
+                if stop.asked is None and (last or (step and step % config.eval.every == 0)):
                     meter.flush()
                     evaluation = task.evaluate(state.params)
                     report.evaluation(step, evaluation)
-                if last or (step and step % config.checkpoint.every == 0):
+                stopped = stop.asked is not None
+                owed = owed or last or (step > 0 and step % config.checkpoint.every == 0)
+                if owed or (stopped and step > start):
                     meter.flush()
-                    checkpoints.save(step, state._asdict(), data.get_state(), evaluation or None)
+                    if is_sound(state, meter, evaluation.get(task.best)):
+                        checkpoints.save(step, state._asdict(), data.get_state(), evaluation or None, interim=stopped)
+                        owed = False
+                    elif last:
+                        raise Diverged(f"the last state, of step {step}, is of no use: {why_diverged(checkpoints)}")
+                if stop.asked is not None and (stopped or last):
+                    raise Interrupted(stop.asked, where_it_goes_on(checkpoints, step))
                 if last:
                     break
                 meter.start()
                 batch = put_batch(next(data), mesh)
                 state, metrics = step_fn(state, batch)
                 meter.push(step + 1, metrics)
+                checkpoints.check()
+                if meter.streak >= config.max_bad_steps:
+                    raise Diverged(
+                        f"the loss or its gradient was not finite in {meter.streak} steps in a row, up to step "
+                        f"{meter.step} (batch {meter.step - 1}), and their updates were skipped: "
+                        f"{why_diverged(checkpoints)}"
+                    )
     return state, evaluation
 
 
-class Meter:
-    """Reads the metrics of each update one update late, and counts real tokens and the time that steps take."""
+def is_sound(state: TrainState, meter: "Meter", loss: float | None) -> bool:
+    """Whether a state is worth keeping: finite, and neither its evaluation nor the step that led to it speaks against.
 
-    def __init__(self, report: Report, log_every: int) -> None:
-        self._report, self._log_every = report, log_every
+    An update can ruin parameters that are still finite; the evaluation tells, or else that the next steps are skipped.
+    """
+    good = meter.streak == 0 if loss is None else math.isfinite(loss)
+    return good and bool(all_finite(state.params))
+
+
+def why_diverged(checkpoints: Checkpoints) -> str:
+    last = max(checkpoints.steps(), default=None)
+    kept = "there is no checkpoint" if last is None else f"the last good checkpoint is that of step {last}"
+    return (
+        f"training diverged; {kept}. Begin again in another --run with a lower --optimizer.learning-rate, more "
+        "--optimizer.warmup-steps or --optimizer.clip-norm 1"
+    )
+
+
+def where_it_goes_on(checkpoints: Checkpoints, step: int) -> str:
+    saved = max(checkpoints.steps(), default=None)
+    if saved is None:
+        return f"at step {step}; there is no checkpoint yet: the same command starts anew"
+    return f"at step {step}; the same command goes on from step {saved}"
+
+
+def say_verdict(loss: float, vocab_size: int) -> None:
+    """Says in plain words where a model is worse than guessing all `vocab_size` tokens alike; `loss` is in nats."""
+    guessing = math.log(vocab_size)
+    if not loss <= 1.05 * guessing:
+        say(
+            f"WARNING: the held-out loss of {loss:.4g} nat is worse than that of guessing ({guessing:.3g} nat, the "
+            f"logarithm of {vocab_size:,} tokens): the model has learned nothing. If its curves rise, training "
+            "diverged: try a lower --optimizer.learning-rate; if they fall, it was too short."
+        )
+
+
+class Meter:
+    """Reads the metrics of each update one update late, and counts real tokens and the time that steps take.
+
+    Attributes:
+        step: the last step whose metrics were read.
+        streak: how many steps up to it were skipped in a row.
+    """
+
+    def __init__(self, report: Report, log_every: int, skipped: int) -> None:
+        self._report, self._log_every, self._skipped = report, log_every, skipped
+        self.step, self.streak = 0, 0
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._tokens, self._seconds = 0.0, 0.0
         self._since: float | None = None
@@ -202,7 +278,10 @@ class Meter:
         if pending is None:
             return
         step, metrics = pending
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        values: dict[str, Any] = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        skipped = values["skipped_updates"] = round(values["skipped_updates"])
+        self.step, self.streak = step, self.streak + 1 if skipped > self._skipped else 0
+        self._skipped = skipped
         self._tokens += values["weight/tokens"]
         if step % self._log_every == 0:
             now = time.perf_counter()

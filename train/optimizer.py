@@ -4,11 +4,10 @@ Every optimizer ends in the same two links, decoupled weight decay on kernels an
 learning rate, so `learning_rate` and `weight_decay` mean the same whatever its name.
 """
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers
 
 from train.errors import InputError
+from train.options import LARGEST, NotNegative, Positive, Range, Share, check_options
 
 DECAYED = ("kernel", "embedding")
 ONE_LAYER = re.compile(r"layer_\d+")
@@ -27,21 +27,23 @@ class OptimizerConfig:
 
     name: Literal["adamw", "lamb", "adafactor", "muon"] = "adamw"
     """Update rule; muon moves the matrices inside layers and adamw everything else."""
-    learning_rate: float | None = None
+    learning_rate: Annotated[float | None, Range(0, open_low=True)] = None
     """Learning rate at the end of the warm-up; by default the job's own for the preset."""
-    schedule: Literal["linear", "inverse-square-root", "cosine"] = "linear"
-    """Shape after the warm-up; linear and cosine end at 0 after the last step."""
-    warmup_steps: int = 0
+    schedule: Literal["linear", "inverse-square-root", "cosine", "warmup-stable-decay"] = "linear"
+    """Shape after the warm-up; all but inverse-square-root end at 0 after the last step."""
+    warmup_steps: Annotated[int, Range(0, LARGEST)] = 0
     """Steps in which the learning rate rises linearly from 1/warmup of its peak."""
-    weight_decay: float = 0.01
+    decay_steps: Annotated[int | None, Range(1, LARGEST)] = None
+    """Last steps, in which warmup-stable-decay falls from the peak to 0; by default a tenth of --steps."""
+    weight_decay: NotNegative = 0.01
     """Decoupled decay of kernels and embedding tables, multiplied by the learning rate; none on biases and norms."""
-    beta1: float = 0.9
+    beta1: Share = 0.9
     """Decay of the mean of gradients (not used by adafactor; muon's matrices use 0.95)."""
-    beta2: float = 0.999
+    beta2: Share = 0.999
     """Decay of the mean of squared gradients (not used by adafactor)."""
-    epsilon: float = 1e-6
+    epsilon: Positive = 1e-6
     """Added to the root of the mean of squared gradients (not used by adafactor)."""
-    clip_norm: float = 1.0
+    clip_norm: NotNegative = 1.0
     """Largest global norm of the gradients; 0 switches clipping off."""
 
 
@@ -51,12 +53,23 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     Warm-up gives update s the rate `peak * (s + 1) / warmup`, which is the peak at its last step. Then, for
     s >= warmup: linear `peak * (steps - s) / (steps - warmup)`; cosine half a period over the same span (both are 0
     at s = steps, so that the last update still moves); inverse square root `peak * sqrt(warmup / (s + 1))` (Vaswani
-    et al. 2017, section 5.3, whose step numbers start at 1). A warm-up longer than the run is cut off by its end.
+    et al. 2017, section 5.3, whose step numbers start at 1); warm-up-stable-decay (Hu et al. 2024, section 4) the peak,
+    and over the last `decay_steps` linearly down, `peak * (steps - s) / decay`. A warm-up longer than the run is cut
+    off by its end.
 
     Raises:
-        InputError: a value of `config` or `steps` is out of range.
+        InputError: a value of `config` is out of range, or an option has no meaning for the schedule.
     """
-    peak, warmup = _check(config, steps), config.warmup_steps
+    check_options(config, "--optimizer.")
+    peak, warmup = config.learning_rate, config.warmup_steps
+    if peak is None:
+        raise InputError("--optimizer.learning-rate: the preset has none of its own; give a number above 0")
+    if config.decay_steps is not None and config.schedule != "warmup-stable-decay":
+        raise InputError(
+            f"--optimizer.decay-steps {config.decay_steps} has no meaning for --optimizer.schedule {config.schedule}; "
+            "leave it out, or choose warmup-stable-decay"
+        )
+    decay = config.decay_steps or max(1, steps // 10)
 
     def schedule(count: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(count, jnp.float32)
@@ -65,6 +78,8 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
             factor = remaining
         elif config.schedule == "cosine":
             factor = 0.5 * (1.0 - jnp.cos(jnp.pi * remaining))
+        elif config.schedule == "warmup-stable-decay":
+            factor = jnp.clip((steps - step) / decay, 0.0, 1.0)
         else:
             factor = jnp.sqrt(max(warmup, 1) / (step + 1.0))
         return peak * jnp.where(step < warmup, (step + 1.0) / max(warmup, 1), factor)
@@ -79,7 +94,7 @@ def make_optimizer(config: OptimizerConfig, steps: int, params_shapes: Any) -> o
     layers stacked on the leading axis below a component `layers`; both layouts get equal updates.
 
     Raises:
-        InputError: a value of `config` or `steps` is out of range, or muon finds no matrix inside a layer.
+        InputError: a value of `config` is out of range, or muon finds no matrix inside a layer.
     """
     schedule = make_schedule(config, steps)
     if config.name == "adamw":
@@ -183,23 +198,3 @@ def _names(path: Any) -> list[str]:
 
 def _is_stacked(names: list[str]) -> bool:
     return "layers" in names and not any(ONE_LAYER.fullmatch(name) for name in names)
-
-
-def _check(config: OptimizerConfig, steps: int) -> float:
-    """The peak of the learning rate, if that and everything else is in range."""
-    if steps < 1:
-        raise InputError(f"--steps: {steps} is not a number of steps; give 1 or more")
-    peak = math.nan if config.learning_rate is None else config.learning_rate
-    for field, valid, wanted in (
-        ("learning_rate", 0 < peak < math.inf, "a number above 0"),
-        ("warmup_steps", config.warmup_steps >= 0, "0 or more steps"),
-        ("weight_decay", 0 <= config.weight_decay < math.inf, "0 or more"),
-        ("beta1", 0 <= config.beta1 < 1, "a number from 0 to below 1"),
-        ("beta2", 0 <= config.beta2 < 1, "a number from 0 to below 1"),
-        ("epsilon", 0 < config.epsilon < math.inf, "a number above 0"),
-        ("clip_norm", 0 <= config.clip_norm < math.inf, "0 (off) or more"),
-    ):
-        if not valid:
-            option, value = f"--optimizer.{field.replace('_', '-')}", getattr(config, field)
-            raise InputError(f"{option}: {value} cannot be used; give {wanted}")
-    return peak

@@ -1,32 +1,37 @@
 """Pretraining of BERT: masked language modelling and next-sentence prediction (Devlin et al. 2019, section 3.1)."""
 
 import dataclasses
-import functools
-import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
-from bert_jax import BertConfig, BertForPreTraining, BertTokenizer, FillMask
-from bert_jax.masking import mask_tokens, maskable
-from train.data.batches import ExampleBatches
-from train.data.documents import Document, read_documents
-from train.data.pretraining import SentencePairs, TokenCorpus, tokenize_corpus
-from train.data.python_docs import python_documents
+from bert_jax import BertConfig, BertForMaskedLM, BertForPreTraining, BertTokenizer, FillMask
+from bert_jax.checkpoints import FILES
+from bert_jax.hub import local_folder
+from train.data import python_docs
+from train.data.batches import ExampleBatches, Examples
+from train.data.documents import Document, hold_out, read_documents
+from train.data.fingerprint import fingerprint, fingerprint_of
+from train.data.pretraining import SentencePairs, SentenceRows, TokenCorpus, can_pair, tokenize_corpus
 from train.errors import InputError
-from train.loop import CheckpointConfig, EvalConfig, JobConfig, Task, train
+from train.loop import CheckpointConfig, EvalConfig, JobConfig, Task, say_verdict, train, with_learning_rate
+from train.objectives import PretrainObjective
 from train.optimizer import OptimizerConfig
-from train.run import begin_run, check_run
+from train.options import Count, Range, check_options, refuse_beside
+from train.report import left_out, say, say_table
+from train.run import Run
 from train.sharding import gather, make_mesh, put_batch, row_shards
-from train.state import Batch, Sums, make_eval_step
-from transformer_jax import cross_entropy
+from train.state import evaluate, make_eval_step
+from transformer_jax import stack_layers
+from transformer_jax.checkpoints import read_config
 
 EVAL_BATCHES = 16
+Model = BertForPreTraining | BertForMaskedLM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,19 +43,23 @@ class PretrainConfig(JobConfig):
     """Text files (a paragraph a line, blank line between documents; .gz too), JSONL files, or tfds:NAME."""
     preset: Literal["tiny", "mini", "small", "medium", "base", "large"] = "tiny"
     """Size of the model."""
-    steps: int = 1600
-    batch_size: int = 64
+    model: str = ""
+    """Folder or hub name of a BERT to go on from, with its vocabulary, such as the export of a run."""
+    steps: Count = 1600
+    batch_size: Annotated[int, Range(1, 2**20)] = 64
     """Rows of a batch over all devices."""
-    max_length: int = 64
+    max_length: Annotated[int, Range(5, 2**16)] = 64
     """Tokens of a row."""
     field: str = "text"
     """Field of a JSONL or TFDS record that holds the text."""
     tokenizer: str = ""
     """Folder or hub name of a WordPiece vocabulary; by default one is trained on the training data."""
-    vocab_size: int = 2048
+    vocab_size: Annotated[int, Range(16, 10_000_000)] = 2048
     """Size of a vocabulary that is trained."""
     whole_word: bool = False
     """Mask all pieces of a word together."""
+    next_sentence: Literal["on", "off"] = "on"
+    """Whether next sentences are predicted too; off: rows of whole sentences of one document (Liu et al. 2019)."""
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(name="muon", schedule="cosine", warmup_steps=100)
     )
@@ -61,167 +70,172 @@ class PretrainConfig(JobConfig):
     }  # fmt: skip
 
 
-class PretrainObjective:
-    """The two losses, with masking drawn on the device as a pure function of the key."""
-
-    terms: tuple[str, ...] = ("mlm_loss", "nsp_loss")
-
-    def __init__(self, model: BertForPreTraining, tokenizer: BertTokenizer, max_length: int, whole_word: bool):
-        self._model = model
-        self._maskable = functools.partial(maskable, special_ids=np.asarray(tokenizer.special_ids))
-        self._mask = functools.partial(
-            mask_tokens,
-            num_predictions=math.ceil(0.15 * max_length),
-            mask_id=tokenizer.mask_id,
-            vocab_size=tokenizer.vocab_size,
-            special_ids=tokenizer.special_ids,
-            continuation_V=tokenizer.continuation_mask() if whole_word else None,
-        )
-
-    def prepare(self, batch: Batch, key: Array) -> tuple[Batch, Sums]:
-        masked = self._mask(batch["input_ids"], self._maskable(batch["input_ids"]), key)
-        predictions = jnp.sum(masked.weights_BP)
-        rows = jnp.float32(batch["input_ids"].shape[0])
-        weights = {
-            "mlm_loss": predictions,
-            "nsp_loss": rows,
-            "mlm_accuracy": predictions,
-            "nsp_accuracy": rows,
-            "tokens": jnp.sum(batch["attention_mask"].astype(jnp.float32)),
-        }
-        prepared = batch | {
-            "input_ids": masked.input_ids_BL,
-            "masked_positions": masked.positions_BP,
-            "masked_labels": masked.labels_BP,
-            "masked_weights": masked.weights_BP,
-        }
-        return prepared, weights
-
-    def sums(self, params: Any, batch: Batch, dropout_key: Array | None) -> Sums:
-        out: Any = self._model.apply(
-            {"params": params},
-            batch["input_ids"],
-            batch["token_type_ids"],
-            batch["attention_mask"],
-            masked_positions=batch["masked_positions"],
-            deterministic=dropout_key is None,
-            rngs={} if dropout_key is None else {"dropout": dropout_key},
-        )
-        prediction_logits_BPV, next_logits_B2 = out
-        labels_BP, weights_BP = batch["masked_labels"], batch["masked_weights"]
-        next_B = batch["next_sentence_label"]
-        return {
-            "mlm_loss": cross_entropy(prediction_logits_BPV, labels_BP, weights_BP)[0],
-            "nsp_loss": cross_entropy(next_logits_B2, next_B)[0],
-            "mlm_accuracy": jnp.sum((jnp.argmax(prediction_logits_BPV, -1) == labels_BP) * weights_BP),
-            "nsp_accuracy": jnp.sum((jnp.argmax(next_logits_B2, -1) == next_B).astype(jnp.float32)),
-        }
-
-
 def main(config: PretrainConfig) -> None:
     """Runs the job: trains, evaluates on held-out documents, exports, and fills in five held-out sentences."""
+    check_options(config)
+    refuse_beside(config, "model", ("preset", "tokenizer", "vocab_size"))
+    refuse_beside(config, "tokenizer", ("vocab_size",))
     mesh = make_mesh(config.mesh)
-    if config.batch_size % (row_shards(mesh) * config.accumulate):
+    parts = row_shards(mesh) * config.accumulate
+    if config.batch_size % parts:
         raise InputError(
-            f"--batch-size {config.batch_size} must be a multiple of {row_shards(mesh) * config.accumulate}: "
+            f"--batch-size {config.batch_size} must be a multiple of {parts}: "
             f"the mesh splits it {row_shards(mesh)} ways and --accumulate {config.accumulate} times"
         )
-    going_on = check_run("pretrain", config)
-    documents, held_out = load_documents(config)
-    tokenizer = load_tokenizer(config, documents, going_on)
-    try:
-        bert_config = getattr(BertConfig, config.preset)(
-            vocab_size=tokenizer.vocab_size, scan_layers=config.scan_layers, remat=config.remat
+    start = load_config(config)
+    config = with_learning_rate(config, nearest_preset(start) if start else config.preset)
+    with Run("pretrain", config) as run:
+        corpus = load_corpus(config)
+        tokenizer = load_tokenizer(config, corpus.documents, run.going_on)
+        data = make_data(config, corpus, tokenizer)
+        model, params, notes = make_model(config, start, tokenizer, data.next_sentence)
+        batches = make_batches(config, data.examples, config.seed, config.steps)
+        run.begin(corpus.fingerprint)
+        if jax.process_index() == 0:
+            tokenizer.save_pretrained(config.run / "tokenizer")
+        say_table(f"pretrain: BERT {config.model or config.preset}", [*corpus.notes, *data.notes, *notes])
+
+        eval_step = make_eval_step(
+            objective := PretrainObjective(model, tokenizer, config.max_length, config.whole_word)
         )
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    if config.max_length > bert_config.max_position_embeddings:
-        raise InputError(f"--max-length {config.max_length}: BERT has {bert_config.max_position_embeddings} positions")
-    examples = make_examples(documents, tokenizer, config, seed=config.seed)
-    held_out_corpus = tokenize_corpus(held_out, tokenizer.backend)
-    held_out_examples = pair_sentences(held_out_corpus, tokenizer, config, seed=1)
-    batches = ExampleBatches(
-        examples,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        steps=config.steps,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    begin_run("pretrain", config)
-    if jax.process_index() == 0:
-        tokenizer.save_pretrained(config.run / "tokenizer")
 
-    model = BertForPreTraining(bert_config, dtype=jnp.dtype(config.dtype))
-    ids = jax.ShapeDtypeStruct((config.batch_size, config.max_length), jnp.int32)
-    objective = PretrainObjective(model, tokenizer, config.max_length, config.whole_word)
-    entropy = unigram_entropy(held_out_corpus)
-    print(
-        f"pretrain: BERT {config.preset}, {len(documents)} documents with {len(examples)} pairs, "
-        f"vocabulary {tokenizer.vocab_size}; held out: {len(held_out)} documents, "
-        f"unigram entropy {entropy:.3f} nat",
-        flush=True,
-    )
-    eval_step = make_eval_step(objective)
+        def evaluate_held_out(params: Any) -> dict[str, Any]:
+            rows = (put_batch(data.held_out[k], mesh) for k in range(len(data.held_out)))
+            return evaluate(eval_step, params, rows) | {"eval/unigram_loss": data.entropy}
 
-    def evaluate(params: Any) -> dict[str, Any]:
-        return evaluate_examples(eval_step, params, held_out_examples, config, mesh) | {"eval/unigram_loss": entropy}
-
-    task = Task("pretrain", model, (ids,), objective, batches, evaluate, "eval/mlm_loss")
-    state, row = train(task, config, mesh)
-    finish(config, model, tokenizer, state.params, held_out, row)
+        ids = jax.ShapeDtypeStruct((config.batch_size, config.max_length), jnp.int32)
+        task = Task("pretrain", model, (ids,), objective, batches, evaluate_held_out, "eval/mlm_loss", params)
+        state, row = train(task, config, mesh)
+        finish(config, model, tokenizer, state.params, corpus.held_out, row)
 
 
 # --- data --------------------------------------------------------------------------------------------------------
 
 
-def load_documents(config: PretrainConfig) -> tuple[list[Document], list[Document]]:
-    """Training and held-out documents.
+class Corpus(NamedTuple):
+    """Training and held-out documents, what to say about them, and the fingerprint of what they were read from."""
 
-    Without --eval.data every twentieth document is held out; of fewer than 20 documents, the last twentieth of each.
-    """
+    documents: Sequence[Document]
+    held_out: Sequence[Document]
+    notes: list[tuple[str, str]]
+    fingerprint: dict[str, str]
+
+
+def load_corpus(config: PretrainConfig) -> Corpus:
+    """Reads --data, and --eval.data or a part of --data that is held out."""
     if not config.data:
-        return python_documents()
-    documents = read_documents(config.data, config.field)
+        train_side, held_out = python_docs.python_documents()
+        digest = fingerprint_of(python_docs.NAME, [*train_side, *held_out])
+        notes = [("data", f"{python_docs.NAME}: {counted(train_side)}"), ("held out", counted(held_out))]
+        return Corpus(train_side, held_out, notes, digest)
+    read = read_documents(config.data, config.field)
+    digest = fingerprint(config.data)
+    notes = [("data", f"{', '.join(config.data)}: {counted(read.documents)}"), *left_out("", read.left_out)]
     if config.eval.data:
-        return documents, read_documents(config.eval.data, config.field, option="--eval.data")
-    if len(documents) >= 20:
-        return [d for i, d in enumerate(documents) if i % 20], documents[::20]
-    cuts = [len(document) - max(1, len(document) // 20) for document in documents]
-    pairs = list(zip(documents, cuts, strict=True))
-    return [document[:cut] for document, cut in pairs if cut], [document[cut:] for document, cut in pairs]
+        other = read_documents(config.eval.data, config.field, option="--eval.data")
+        digest |= fingerprint(config.eval.data, option="--eval.data")
+        notes.append(("held out", f"{', '.join(config.eval.data)}: {counted(other.documents)}"))
+        return Corpus(read.documents, other.documents, [*notes, *left_out("held out: ", other.left_out)], digest)
+    train_side, held_out, note = hold_out(read.documents)
+    return Corpus(train_side, held_out, [*notes, ("held out", f"{note}: {counted(held_out)}")], digest)
+
+
+def counted(documents: Sequence[Document]) -> str:
+    return f"{len(documents):,} documents of {sum(map(len, documents)):,} sentences"
 
 
 def load_tokenizer(config: PretrainConfig, documents: Sequence[Document], going_on: bool) -> BertTokenizer:
     """The run's own vocabulary if it goes on, the one that was named, or one trained on the training documents."""
     if going_on and (config.run / "tokenizer" / "vocab.txt").exists():
         return BertTokenizer.from_pretrained(config.run / "tokenizer")
-    if config.tokenizer:
-        try:
-            return BertTokenizer.from_pretrained(config.tokenizer)
-        except ValueError as error:
-            raise InputError(f"--tokenizer {config.tokenizer}: {error}") from error
+    for option, name in (("--model", config.model), ("--tokenizer", config.tokenizer)):
+        if name:
+            try:
+                return BertTokenizer.from_pretrained(name)
+            except ValueError as error:
+                raise InputError(f"{option} {name}: {error}") from error
     try:
         return BertTokenizer.train((s for document in documents for s in document), config.vocab_size)
     except ValueError as error:
-        raise InputError(f"--vocab-size {config.vocab_size}: {error}") from error
+        raise InputError(f"--data: {error}") from error  # the size is in its range
 
 
-def pair_sentences(corpus: TokenCorpus, tokenizer: BertTokenizer, config: PretrainConfig, seed: int) -> SentencePairs:
-    return SentencePairs(
-        corpus,
-        max_length=config.max_length,
-        cls_id=tokenizer.cls_id,
-        sep_id=tokenizer.sep_id,
-        pad_id=tokenizer.pad_id,
-        seed=seed,
+class Data(NamedTuple):
+    """Examples to train on, held-out batches, their unigram entropy in nats, and what to say about them."""
+
+    examples: Examples
+    held_out: ExampleBatches
+    entropy: float
+    next_sentence: bool
+    notes: list[tuple[str, str]]
+
+
+def make_data(config: PretrainConfig, corpus: Corpus, tokenizer: BertTokenizer) -> Data:
+    """Tokens and examples of both sides; without next sentences where either side cannot make pairs."""
+    tokens = tokenize_corpus(corpus.documents, tokenizer.backend)
+    held_out_tokens = tokenize_corpus(corpus.held_out, tokenizer.backend)
+    notes = vocabulary_notes(config, tokenizer)
+    dropped = tokens.dropped + held_out_tokens.dropped
+    notes += left_out("", {"sentences that have no token": dropped})
+    next_sentence = config.next_sentence == "on"
+    if next_sentence and not (can_pair(tokens) and can_pair(held_out_tokens)):
+        next_sentence = False
+        notes.append(
+            ("next sentence", "not trained: it takes two or more documents on both sides, and one of two sentences")
+        )
+    held_out_option = "--eval.data" if config.eval.data else "--data"
+    examples = make_examples(config, tokens, tokenizer, next_sentence, config.seed, "--data")
+    held_out = make_examples(config, held_out_tokens, tokenizer, next_sentence, 1, held_out_option)
+    count = min(EVAL_BATCHES, max(1, len(held_out) // config.batch_size))
+    rows = count * config.batch_size
+    notes += [
+        ("examples", f"{len(examples):,} rows of up to {config.max_length} tokens"),
+        (
+            "evaluation",
+            f"{count} batches of {config.batch_size}: "
+            + (
+                f"{rows:,} of {len(held_out):,} held-out rows"
+                if rows <= len(held_out)
+                else f"{len(held_out)} rows, some twice"
+            ),
+        ),
+    ]
+    return Data(
+        examples, make_batches(config, held_out, 0, count), unigram_entropy(held_out_tokens), next_sentence, notes
     )
 
 
+def vocabulary_notes(config: PretrainConfig, tokenizer: BertTokenizer) -> list[tuple[str, str]]:
+    source = config.model or config.tokenizer
+    if source:
+        return [("vocabulary", f"{tokenizer.vocab_size:,} words of {source}")]
+    less = (
+        ""
+        if tokenizer.vocab_size >= config.vocab_size
+        else f"; --vocab-size {config.vocab_size:,}: the text gives no more"
+    )
+    return [("vocabulary", f"{tokenizer.vocab_size:,} words learned from the training data{less}")]
+
+
 def make_examples(
-    documents: Sequence[Document], tokenizer: BertTokenizer, config: PretrainConfig, seed: int
-) -> SentencePairs:
-    return pair_sentences(tokenize_corpus(documents, tokenizer.backend), tokenizer, config, seed)
+    config: PretrainConfig, corpus: TokenCorpus, tokenizer: BertTokenizer, next_sentence: bool, seed: int, option: str
+) -> Examples:
+    """Pairs of sentences, or rows of whole sentences where next sentences are not predicted."""
+    ids = {"cls_id": tokenizer.cls_id, "sep_id": tokenizer.sep_id, "pad_id": tokenizer.pad_id}
+    if next_sentence:
+        return SentencePairs(corpus, max_length=config.max_length, **ids, seed=seed, option=option)
+    return SentenceRows(corpus, max_length=config.max_length, **ids, option=option)
+
+
+def make_batches(config: PretrainConfig, examples: Examples, seed: int, steps: int) -> ExampleBatches:
+    return ExampleBatches(
+        examples,
+        batch_size=config.batch_size,
+        seed=seed,
+        steps=steps,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
 
 
 def unigram_entropy(corpus: TokenCorpus) -> float:
@@ -231,39 +245,66 @@ def unigram_entropy(corpus: TokenCorpus) -> float:
     return float(-np.sum(p * np.log(p)))
 
 
-# --- evaluation --------------------------------------------------------------------------------------------------
+# --- model -------------------------------------------------------------------------------------------------------
 
 
-def evaluate_examples(
-    eval_step: Any, params: Any, examples: SentencePairs, config: PretrainConfig, mesh: jax.sharding.Mesh
-) -> dict[str, Any]:
-    """Losses and accuracies over the same held-out pairs with the same masks at every call."""
-    count = min(EVAL_BATCHES, max(1, len(examples) // config.batch_size))
-    batches = ExampleBatches(
-        examples,
-        batch_size=config.batch_size,
-        seed=0,
-        steps=count,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    totals: list[Any] = []
-    for index in range(count):
-        key = jax.random.fold_in(jax.random.key(0), index)
-        totals.append(eval_step(params, put_batch(batches[index], mesh), key))
-    sums, weights = jax.tree.map(lambda *xs: float(np.sum([np.asarray(x) for x in xs])), *totals)
-    return {f"eval/{name}": sums[name] / weights[name] for name in sums}
+def load_config(config: PretrainConfig) -> BertConfig | None:
+    """The configuration of --model, None without one."""
+    if not config.model:
+        return None
+    try:
+        return BertConfig.from_json(read_config(local_folder(config.model, FILES)))
+    except ValueError as error:
+        raise InputError(f"--model {config.model}: {error}") from error
+
+
+def nearest_preset(bert_config: BertConfig) -> str:
+    """The preset whose width is nearest: its learning rate is the default."""
+    width = bert_config.hidden_size
+    return min(PretrainConfig.learning_rates, key=lambda name: abs(BertConfig.preset(name).hidden_size - width))
+
+
+def make_model(
+    config: PretrainConfig, start: BertConfig | None, tokenizer: BertTokenizer, next_sentence: bool
+) -> tuple[Model, Any, list[tuple[str, str]]]:
+    """The model, what its parameters start from (None: at random), and what to say about it."""
+    make: Any = BertForPreTraining if next_sentence else BertForMaskedLM
+    how: dict[str, Any] = {"scan_layers": config.scan_layers, "remat": config.remat}
+    params, notes = None, []
+    try:
+        if start is None:
+            bert_config = BertConfig.preset(config.preset, vocab_size=tokenizer.vocab_size, **how)
+        else:
+            bert_config = dataclasses.replace(start, **how)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                params = make.from_pretrained(config.model)[1]
+            notes = [("model", str(warning.message)) for warning in caught]
+            params = stack_layers(params) if config.scan_layers else params
+    except ValueError as error:
+        raise InputError(f"--model {config.model}: {error}" if config.model else str(error)) from error
+    if tokenizer.vocab_size > bert_config.vocab_size:
+        raise InputError(
+            f"--model {config.model}: its tokenizer has {tokenizer.vocab_size} words, its config.json vocab_size "
+            f"{bert_config.vocab_size}; both must be of one model"
+        )
+    if config.max_length > bert_config.max_position_embeddings:
+        raise InputError(f"--max-length {config.max_length}: BERT has {bert_config.max_position_embeddings} positions")
+    return make(bert_config, dtype=jnp.dtype(config.dtype)), params, notes
+
+
+# --- the end of a run --------------------------------------------------------------------------------------------
 
 
 def finish(
     config: PretrainConfig,
-    model: BertForPreTraining,
+    model: Model,
     tokenizer: BertTokenizer,
     params: Any,
     held_out: Sequence[Document],
     row: dict[str, Any],
 ) -> None:
-    """Exports the model in Hugging Face's layout, prints the held-out figures and fills in five sentences."""
+    """Exports the model in Hugging Face's layout, says the held-out figures and fills in five sentences."""
     params = jax.tree.map(gather, params)
     if jax.process_index():
         return
@@ -271,13 +312,15 @@ def finish(
     model.save_pretrained(export, params)
     tokenizer.save_pretrained(export)
     gap = row["eval/unigram_loss"] - row["eval/mlm_loss"]
-    print(f"held-out masked-LM loss {row['eval/mlm_loss']:.3f} nat, accuracy {row['eval/mlm_accuracy']:.1%}")
-    print(f"unigram entropy of the held-out tokens {row['eval/unigram_loss']:.3f} nat: {gap:.3f} nat above the loss")
-    print(f"held-out next-sentence accuracy {row['eval/nsp_accuracy']:.1%}, loss {row['eval/nsp_loss']:.3f} nat")
+    say(f"held-out masked-LM loss {row['eval/mlm_loss']:.3f} nat, accuracy {row['eval/mlm_accuracy']:.1%}")
+    say(f"unigram entropy of the held-out tokens {row['eval/unigram_loss']:.3f} nat: {gap:.3f} nat above the loss")
+    if "eval/nsp_loss" in row:
+        say(f"held-out next-sentence accuracy {row['eval/nsp_accuracy']:.1%}, loss {row['eval/nsp_loss']:.3f} nat")
+    say_verdict(row["eval/mlm_loss"], model.config.vocab_size)
     sentences = masked_sentences(held_out, tokenizer, 5)
     for (sentence, word), guesses in zip(sentences, fill(export, [s for s, _ in sentences]), strict=True):
-        print(f"\n  {sentence}\n    was: {word}; filled in: {guesses}")
-    print(f"\nrun folder: {config.run}", flush=True)
+        say(f"\n  {sentence}\n    was: {word}; filled in: {guesses}")
+    say(f"\nrun folder: {config.run}")
 
 
 def fill(folder: Path, sentences: list[str]) -> list[str]:

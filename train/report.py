@@ -1,32 +1,30 @@
 """What a run tells: progress on the terminal, metrics.jsonl, TensorBoard files and curves.png in the run folder."""
 
+import contextlib
 import datetime
 import io
-import itertools
 import json
 import math
 import shutil
 import sys
+import textwrap
 import time
 from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import jax
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from train.errors import InputError
+from train.curves import Row, draw_curves, is_evaluation, number_text
+from train.errors import InputError, StorageError
+from train.events import Events, append
+from train.options import LARGEST
 from transformer_jax.checkpoints import write_file
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-Row = dict[str, Any]
-TRAINING, HELD_OUT, FAINT = "#1f5fa8", "#d1495b", "#a9c4e4"
-SCORES = (HELD_OUT, "#2a9d8f", "#e09f3e", "#6a4c93", "#8d6b4f", "#5c677d")
+from transformer_jax.checks import shown
 
 
 class Report:
@@ -43,19 +41,15 @@ class Report:
         self._closed = jax.process_index() != 0
         if self._closed:
             return
-        from tensorboardX import SummaryWriter  # slow to import
-
         self._folder, self._job, self._total = Path(folder), job, total_steps
         self._path = self._folder / "metrics.jsonl"
         self._rows = _rows_until(self._path, start_step)
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_file(self._path, b"".join(_line(row) for row in self._rows))
-        self._file = self._path.open("ab")
+        self._rewrite()
         events = self._folder / "tensorboard"
         if start_step == 0 and events.is_dir():
             shutil.rmtree(events)
-        # TensorBoard hides what an interrupted run wrote from this step on.
-        self._events = SummaryWriter(str(events), purge_step=start_step + 1 if start_step else None)
+        self._events = Events(events, purge_step=start_step + 1 if start_step else None)
         # (time, step) of rows: the first follows the compilation, so that speed is measured from there.
         self._marks: deque[tuple[float, int]] = deque(maxlen=50)
         self._bar: Progress | None = None
@@ -79,17 +73,19 @@ class Report:
             return
         row = self._record(step, row)
         self._marks.append((time.monotonic(), step))
-        parts = [f"loss {_number(row['loss'])}", f"lr {_number(row['learning_rate'])}"]
+        parts = [f"loss {number_text(row['loss'])}", f"lr {number_text(row['learning_rate'])}"]
+        if row.get("skipped_updates"):
+            parts.append(f"skipped {row['skipped_updates']:,} that were not finite")
         parts += [f"{_short(row['tokens_per_second'])} tokens/s"]
         if remaining := self._remaining(step):
             parts.append(f"{remaining} left")
         if self._bar is None:
-            print(f"step {step:,}/{self._total:,}  " + "  ".join(parts), flush=True)
+            say(f"step {step:,}/{self._total:,}  " + "  ".join(parts))
         else:
             self._bar.update(self._task, completed=step, status="  ".join(parts))
 
     def evaluation(self, step: int, row: Row) -> None:
-        """Records an evaluation of the state after `step` updates, and draws the curves again.
+        """Records an evaluation of the state after `step` updates, in place of an earlier one, and draws the curves.
 
         Raises:
             ValueError: a name of the row does not begin with `eval/`.
@@ -98,8 +94,13 @@ class Report:
             raise ValueError(f"{wrong[0]!r} in a row of an evaluation does not begin with 'eval/'")
         if self._closed:
             return
+        rows = [old for old in self._rows if old["step"] != step or not is_evaluation(old)]
+        if len(rows) < len(self._rows):
+            self._rows = rows
+            self._file.close()
+            self._rewrite()
         row = self._record(step, row)
-        values = (f"{name.removeprefix('eval/')} {_number(value)}" for name, value in row.items() if name != "step")
+        values = (f"{name.removeprefix('eval/')} {number_text(value)}" for name, value in row.items() if name != "step")
         self.message(f"evaluation at step {step:,}: " + "  ".join(values))
         self._draw()
 
@@ -108,7 +109,7 @@ class Report:
         if self._closed:
             return
         if self._bar is None:
-            print(text, flush=True)
+            say(text)
         else:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -131,17 +132,35 @@ class Report:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except StorageError:
+            if error is None:  # else what ended the run comes first
+                raise
+
+    def _rewrite(self) -> None:
+        with self._storing():
+            write_file(self._path, b"".join(_line(row) for row in self._rows))
+            self._file = self._path.open("ab", buffering=0)
 
     def _record(self, step: int, row: Row) -> Row:
         row = {"step": step} | {name: _plain(value) for name, value in row.items()}
         self._rows.append(row)
-        self._file.write(_line(row))
-        self._file.flush()
-        for name, value in row.items():
-            if name != "step" and isinstance(value, int | float):
-                self._events.add_scalar(name if "/" in name else f"train/{name}", value, step)
+        numbers = {name: value for name, value in row.items() if name != "step" and isinstance(value, int | float)}
+        with self._storing():
+            append(self._file, _line(row))
+            self._events.add(step, {name if "/" in name else f"train/{name}": value for name, value in numbers.items()})
         return row
+
+    @contextlib.contextmanager
+    def _storing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(
+                f"{self._folder} cannot be written any more ({error.strerror or error}); mend that and give the same "
+                "command again: it goes on from the last checkpoint"
+            ) from None
 
     def _remaining(self, step: int) -> str | None:
         (first_time, first_step), (last_time, last_step) = self._marks[0], self._marks[-1]
@@ -152,106 +171,39 @@ class Report:
 
     def _draw(self) -> None:
         if self._rows:
-            write_file(self._folder / "curves.png", draw_curves(self._rows, f"{self._job}  ·  {self._folder.name}"))
+            with self._storing():
+                write_file(self._folder / "curves.png", draw_curves(self._rows, f"{self._job}  ·  {self._folder.name}"))
 
 
-def draw_curves(rows: list[Row], title: str) -> bytes:
-    """A PNG of a run: the loss, held-out scores, and below them learning rate and speed, over steps."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-    from matplotlib.ticker import EngFormatter, MaxNLocator
-
-    training = [row for row in rows if not _is_evaluation(row)]
-    names = list(dict.fromkeys(name for row in rows for name in row if name.startswith("eval/")))
-    losses = [name for name in names if name.endswith("loss")]
-    curves = {name: _curve(rows, name) for name in names}
-    # Shares and percentages would flatten each other on one axis.
-    scores = [name for name in names if name not in losses]
-    shares = [name for name in scores if np.nanmax(np.abs(curves[name][1]), initial=0.0) <= 1.0]
-    groups = [group for group in (shares, [name for name in scores if name not in shares]) if group]
-
-    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, hspace=0.04, wspace=0.03)
-    figure = Figure(figsize=(11, 6.4), dpi=130, layout=layout, facecolor="white")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.012, ha="left", fontsize=12, fontweight="bold", color="#222222")
-    grid = figure.add_gridspec(2, 12, height_ratios=(2.3, 1))
-    edges = {0: (0, 12), 1: (0, 7, 12), 2: (0, 6, 9, 12)}[len(groups)]
-    tops = [figure.add_subplot(grid[0, a:b]) for a, b in itertools.pairwise(edges)]
-    middle = edges[1] if groups else 6
-    rate, speed = figure.add_subplot(grid[1, :middle]), figure.add_subplot(grid[1, middle:])
-
-    _panel(tops[0], "Loss")
-    steps, values = _curve(training, "loss")
-    smooth = _smoothed(values)
-    tops[0].plot(steps, values, color=FAINT, linewidth=0.8)
-    if len(values):
-        _line_or_dot(tops[0], steps, smooth, label=_label("training, smoothed", smooth))
-    for name, color in zip(losses, itertools.cycle(SCORES)):
-        _held_out(tops[0], name, *curves[name], color)
-    for axes, group in zip(tops[1:], groups, strict=True):
-        _panel(axes, "Held-out scores")
-        for name, color in zip(group, itertools.cycle(SCORES)):
-            _held_out(axes, name, *curves[name], color)
-    for axes in tops:
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, fontsize=8.5, loc="best")
-
-    steps, values = _curve(training, "learning_rate")
-    exponent = math.floor(math.log10(values.max(initial=0.0) or 1.0))
-    _panel(rate, f"Learning rate × $10^{{{exponent}}}$")
-    _line_or_dot(rate, steps, values / 10.0**exponent)
-    _panel(speed, "Tokens per second")
-    _line_or_dot(speed, *_curve(training, "tokens_per_second"))
-    speed.yaxis.set_major_formatter(EngFormatter(sep=""))
-    for axes in (rate, speed):
-        axes.set_ylim(bottom=0)
-    for axes in (*tops, rate, speed):
-        axes.set_xlim(0, max(row["step"] for row in rows) or 1)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    return content.getvalue()
+def say(text: str = "") -> None:
+    """Prints a line. Where nobody reads it any more (a closed pipe, a full disk) nothing is printed from here on."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        sys.stdout = _Nowhere()
 
 
-def _panel(axes: "Axes", heading: str) -> None:
-    axes.set_title(heading, loc="left", fontsize=10, color="#222222")
-    axes.set_xlabel("step", fontsize=9, color="#555555")
-    axes.grid(color="#e6e6e6", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8.5, colors="#555555", length=3)
-    axes.margins(x=0.02)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color("#999999")
+class _Nowhere(io.TextIOBase):
+    def write(self, text: str) -> int:
+        return len(text)
 
 
-def _line_or_dot(axes: "Axes", steps: np.ndarray, values: np.ndarray, label: str | None = None) -> None:
-    marker = "o" if len(values) == 1 else None
-    axes.plot(steps, values, color=TRAINING, linewidth=1.5, marker=marker, markersize=4.5, label=label)
+def say_table(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    """Prints what belongs to each name, one a line; what is long is broken."""
+    say(f"\n{title}")
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        say(
+            "\n".join(
+                textwrap.wrap(text, 110, initial_indent=f"  {name:<{width}}  ", subsequent_indent=" " * (width + 4))
+            )
+        )
+    say()
 
 
-def _held_out(axes: "Axes", name: str, steps: np.ndarray, values: np.ndarray, color: str) -> None:
-    label = _label(name if name.endswith("loss") else name.removeprefix("eval/"), values)
-    axes.plot(steps, values, color=color, linewidth=1.6, marker="o", markersize=4.5, label=label, clip_on=False)
-
-
-def _label(name: str, values: np.ndarray) -> str:
-    return f"{name} {_number(values[-1])}" if len(values) else name
-
-
-def _curve(rows: list[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
-    points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), int | float)]
-    return np.array([x for x, _ in points]), np.array([y for _, y in points], np.float64)
-
-
-def _smoothed(values: np.ndarray) -> np.ndarray:
-    """The mean of each point's neighbourhood, a fiftieth of the curve; fewer neighbours at its ends."""
-    window = np.ones(2 * (len(values) // 100) + 1)
-    if len(values) < len(window):
-        return values
-    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
+def left_out(prefix: str, counts: dict[str, int]) -> list[tuple[str, str]]:
+    """Table rows for what was read and is not used."""
+    return [(f"{prefix}left out", f"{count:,} {reason}") for reason, count in counts.items() if count]
 
 
 def _rows_until(path: Path, start_step: int) -> list[Row]:
@@ -263,19 +215,26 @@ def _rows_until(path: Path, start_step: int) -> list[Row]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            # The state of `start_step` is evaluated again; the training that led to it is not repeated.
-            keep = row["step"] < start_step + (not _is_evaluation(row))
-        except (ValueError, TypeError, KeyError) as error:
+            if not _is_row(row):
+                raise ValueError("no row")
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
-            raise InputError(f"{path}:{number}: {line[:60]!r} is no row; remove it") from error
-        if keep:
+            raise InputError(f"{path}:{number}: {shown(line)} is no row; remove it") from error
+        if row["step"] <= start_step:
             rows.append(row)
     return rows
 
 
-def _is_evaluation(row: Row) -> bool:
-    return any(name.startswith("eval/") for name in row)
+def _is_row(row: Any) -> bool:
+    """Whether a row can be one of ours: an object of numbers and text, with a step."""
+    if not isinstance(row, dict) or type(row.get("step")) is not int or not 0 <= row["step"] <= LARGEST:
+        return False
+    return all(value is None or isinstance(value, str) or _is_number(value) for value in row.values())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def _line(row: Row) -> bytes:
@@ -288,10 +247,6 @@ def _plain(value: Any) -> Any:
         return value
     value = float(value)
     return value if math.isfinite(value) else None
-
-
-def _number(value: float | str | None) -> str:
-    return "nan" if value is None else f"{value:.4g}" if isinstance(value, int | float) else value
 
 
 def _short(value: float | None) -> str:

@@ -1,52 +1,198 @@
-"""The run folder: whose it is, and the configuration that it belongs to."""
+"""The run folder: whose it is, who works in it, and the configuration and data that it belongs to."""
 
+import contextlib
 import dataclasses
+import fcntl
 import json
-from typing import Any
+import os
+import socket
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import jax
+import numpy as np
 
+from train.data.fingerprint import changed
 from train.errors import InputError
 from train.loop import JobConfig
+from train.optimizer import OptimizerConfig, make_schedule
 from transformer_jax.checkpoints import write_file
+from transformer_jax.checks import shown
 
-# What may differ when a run goes on: where it runs and how it is watched, never what it computes.
-FREE = ("run", "mesh", "log", "distributed")
+# What may differ when a run goes on: where it runs and how it is watched and scored, never what it computes.
+FREE = (
+    "run", "mesh", "log", "distributed", "remat", "max_bad_steps", "eval.every", "checkpoint", "average",
+    "bleu_sentences",
+)  # fmt: skip
+# What may differ as far as the learning rates of the updates that were made stay what they were.
+SCHEDULE = (
+    "steps", "optimizer.learning_rate", "optimizer.schedule", "optimizer.warmup_steps", "optimizer.decay_steps",
+)  # fmt: skip
+LOCK = ".lock"
 
 
-def check_run(job: str, config: JobConfig) -> bool:
-    """Whether the run folder already holds this run. Writes nothing.
+class Run:
+    """A run folder while this process works in it; no other process can at the same time.
 
-    Raises:
-        InputError: it holds a run of another job or configuration, or is a folder of something else.
+    Entering makes the folder, so that one that cannot be written is found out before any work; unless `begin` is
+    called, leaving removes it again.
+
+    Attributes:
+        going_on: whether the folder already holds this run.
+
+    Raises (when entered; nothing is changed then):
+        InputError: the folder cannot be made or written, another process works in it, or it holds a run of another
+            job or configuration, or something else.
     """
-    folder = config.run
-    path = folder / "config.json"
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--run {folder} is a file; give a folder")
-    if not path.exists():
-        if folder.is_dir() and any(folder.iterdir()):
-            raise InputError(f"--run {folder} is not empty and holds no run (no config.json); give another folder")
-        return False
-    try:
-        found = _flatten(json.loads(path.read_text()))
-    except ValueError as error:
-        raise InputError(f"--run {folder}: its config.json cannot be read ({error}); give another folder") from error
-    wanted = _flatten(_as_json(job, config))
-    for name in sorted(found.keys() | wanted.keys()):
-        if name.split(".")[0] not in FREE and found.get(name) != wanted.get(name):
+
+    def __init__(self, job: str, config: JobConfig) -> None:
+        self._job, self._config, self.folder = job, config, config.run
+        self._made: list[Path] = []
+        self._lock: int | None = None
+        self.going_on = False
+
+    def __enter__(self) -> Self:
+        try:
+            self._found = self._read()
+            self.going_on = self._found is not None
+            if jax.process_index() == 0:
+                self._make()
+                self._lock = _lock(self.folder)
+                self._found = self._read()  # whoever held the lock a moment ago may have begun
+                self.going_on = self._found is not None
+        except OSError as error:
+            self.__exit__(None, None, None)
             raise InputError(
-                f"--run {folder} holds a run of another configuration: {name} is {found.get(name)!r} there and "
-                f"{wanted.get(name)!r} here; give the same options, or another folder"
+                f"--run {self.folder}: {error.strerror or error}; give a folder that can be written"
+            ) from None
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                (self.folder / LOCK).unlink()
+            os.close(self._lock)
+            self._lock = None
+        for folder in self._made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+    def begin(self, fingerprint: dict[str, str]) -> None:
+        """Writes config.json with the options and the data's fingerprint; from here the folder stays.
+
+        Raises:
+            InputError: the run was begun with other data; nothing is written then.
+        """
+        found = self._found["fingerprint"] if self._found else fingerprint
+        if name := changed(found, fingerprint):
+            raise InputError(
+                f"{name} is not what it was when the run in {self.folder} began; restore it, or give another --run "
+                f"({_start_from(self.folder)})"
             )
-    return True
+        self._made = []
+        if jax.process_index() == 0:
+            content = {**_as_json(self._job, self._config), "fingerprint": fingerprint}
+            write_file(self.folder / "config.json", (json.dumps(content, indent=2) + "\n").encode())
+
+    def _make(self) -> None:
+        missing = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
+        self._made = missing
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def _read(self) -> dict[str, Any] | None:
+        """config.json if the folder holds this run, None if it holds nothing."""
+        folder, path = self.folder, self.folder / "config.json"
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"--run {folder} is a file; give a folder")
+        if not path.exists():
+            if folder.is_dir() and any(entry.name != LOCK for entry in folder.iterdir()):
+                raise InputError(f"--run {folder} is not empty and holds no run (no config.json); give another folder")
+            return None
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            self._compare(found)
+            if not all(isinstance(digest, str) for digest in found["fingerprint"].values()):
+                raise ValueError("its fingerprint is none")
+        except InputError:
+            raise
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            reason = f"{type(error).__name__}: {shown(str(error))}"
+            raise InputError(
+                f"--run {folder}: its config.json cannot be read ({reason}); give another folder"
+            ) from error
+        return found
+
+    def _compare(self, found: dict[str, Any]) -> None:
+        """Raises InputError where the run in the folder was another, or where its past would have been."""
+        was, now = _flatten(found), _flatten(_as_json(self._job, self._config))
+        done = _newest(self.folder / "checkpoints")
+        for name in sorted(was.keys() | now.keys()):
+            if was.get(name) == now.get(name) or _among(name, (*FREE, "fingerprint")):
+                continue
+            if _among(name, SCHEDULE) and self._same_past(found, done):
+                continue
+            raise InputError(
+                f"--run {self.folder} holds a run of another configuration: {_option(name)} is {shown(was.get(name))} "
+                f"there and {shown(now.get(name))} here; give the same options, or another folder "
+                f"({_start_from(self.folder)})"
+            )
+        if done > self._config.steps:
+            raise InputError(
+                f"--steps {self._config.steps}: the run in {self.folder} has a checkpoint of step {done} already"
+            )
+
+    def _same_past(self, found: dict[str, Any], done: int) -> bool:
+        """Whether the updates up to step `done` had the learning rates that they would have now."""
+        before = make_schedule(OptimizerConfig(**found["optimizer"]), found["steps"])
+        now = make_schedule(self._config.optimizer, self._config.steps)
+        steps = np.arange(done)
+        return np.array_equal(before(steps), now(steps))
 
 
-def begin_run(job: str, config: JobConfig) -> None:
-    """Makes the run folder and writes its config.json."""
-    if jax.process_index() == 0:
-        config.run.mkdir(parents=True, exist_ok=True)
-        write_file(config.run / "config.json", (json.dumps(_as_json(job, config), indent=2) + "\n").encode())
+def _lock(folder: Path) -> int:
+    """Takes the folder's lock, which the system releases however this process ends; returns its open file."""
+    path = folder / LOCK
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(file, 1000).decode(errors="replace") or "another process"
+            os.close(file)
+            raise InputError(f"--run {folder} is in use by {owner}; wait for it, or give another folder") from None
+        except OSError as error:  # some network file systems have no locks
+            print(f"train: {path} cannot be locked ({error.strerror}): start no second process on it", file=sys.stderr)
+        if path.exists() and os.fstat(file).st_ino == path.stat().st_ino:  # else its owner removed it just now
+            break
+        os.close(file)
+    os.ftruncate(file, 0)
+    os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
+    return file
+
+
+def _newest(checkpoints: Path) -> int:
+    """The greatest step that a checkpoint is named after, whether it is whole or not; 0 without any."""
+    names = [path.name for path in checkpoints.iterdir()] if checkpoints.is_dir() else []
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def _start_from(folder: Path) -> str:
+    return f"--model {folder / 'export'} starts a new run from the weights of one that has ended"
+
+
+def _among(name: str, options: tuple[str, ...]) -> bool:
+    return any(name == option or name.startswith(f"{option}.") for option in options)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}" if name != "job" else "the job"
 
 
 def _as_json(job: str, config: JobConfig) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from train.errors import InputError
+from train.options import LARGEST, Count, Range, check_options
 
 MESH_AXES = ("data", "fsdp", "tensor", "sequence")
 
@@ -31,13 +32,13 @@ RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
 class MeshConfig:
     """How the devices are arranged; the product of the four is the number of devices."""
 
-    data: int = -1
+    data: Annotated[int, Range(1, LARGEST, also=(-1,))] = -1
     """Copies of the parameters, each with a share of the batch; -1: as many as the other axes leave."""
-    fsdp: int = 1
+    fsdp: Count = 1
     """Shares of parameters and optimizer state, gathered where they are used; they split the batch too."""
-    tensor: int = 1
+    tensor: Count = 1
     """Shares of heads, feed-forward width and vocabulary."""
-    sequence: int = 1
+    sequence: Count = 1
     """Shares of the positions of a row."""
 
 
@@ -45,13 +46,12 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """The mesh over all devices, or over those given.
 
     Raises:
-        InputError: the axes do not multiply to the number of devices.
+        InputError: an axis is below 1, or the axes do not multiply to the number of devices.
     """
+    check_options(config, "--mesh.")
     devices = jax.devices() if devices is None else devices
     sizes = [config.data, config.fsdp, config.tensor, config.sequence]
     options = " ".join(f"--mesh.{name} {size}" for name, size in zip(MESH_AXES, sizes, strict=True))
-    if any(size < 1 for size in sizes[1:]) or (sizes[0] < 1 and sizes[0] != -1):
-        raise InputError(f"{options}: each axis must be at least 1 (data may be -1: whatever the others leave)")
     others = math.prod(sizes[1:])
     if sizes[0] == -1:
         sizes[0] = max(1, len(devices) // others)

@@ -1,12 +1,13 @@
 """The train state, made sharded, and the step that updates it."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -19,9 +20,10 @@ Sums = dict[str, Array]
 
 
 class TrainState(NamedTuple):
-    """What a step updates: the number of finished updates (int32), parameters and optimizer state."""
+    """What a step updates: the number of finished updates and of those skipped (int32), parameters, optimizer state."""
 
     step: Any
+    skipped: Any
     params: Any
     opt_state: Any
 
@@ -60,21 +62,36 @@ def abstract_state(
     params = jax.tree.map(_with_sharding, shapes, shardings)
     opt_shapes = jax.eval_shape(optimizer.init, shapes)
     opt_state = jax.tree.map(_with_sharding, opt_shapes, state_shardings(opt_shapes, params, mesh))
-    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec()))
-    return TrainState(step, params, opt_state)
+    count = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec()))
+    return TrainState(count, count, params, opt_state)
 
 
 def init_state(
-    model: nn.Module, inputs: tuple[Any, ...], optimizer: optax.GradientTransformation, abstract: TrainState, seed: int
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    optimizer: optax.GradientTransformation,
+    abstract: TrainState,
+    seed: int,
+    params: Any = None,
 ) -> TrainState:
-    """A fresh state, born sharded: it is never whole on one device."""
+    """A fresh state, born sharded: it is never whole on one device. It starts from `params` where they are given."""
 
-    def make() -> TrainState:
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), inputs)
-        params = model.init(jax.random.key(seed), *zeros)["params"]
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    def make(params: Any) -> TrainState:
+        if params is None:
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), inputs)
+            params = model.init(jax.random.key(seed), *zeros)["params"]
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(zero, zero, params, optimizer.init(params))
 
-    return jax.jit(make, out_shardings=shardings_of(abstract))()
+    if params is not None:
+        params = jax.device_put(params, shardings_of(abstract.params))
+    return jax.jit(make, out_shardings=shardings_of(abstract))(params)
+
+
+@jax.jit
+def all_finite(params: Any) -> Array:
+    """Whether no parameter is nan or infinite: a boolean scalar."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
 
 
 def shardings_of(abstract: Any) -> Any:
@@ -104,6 +121,10 @@ def make_train_step(
     whose gradients add up to exactly that of the whole: sums are divided by the weights of the whole batch.
     Metrics are the sums divided by their weights, `loss`, `learning_rate`, `gradient_norm`, and each weight
     under `weight/<name>`.
+
+    An update whose loss or gradient norm is not finite is skipped on the device: parameters and moments stay, and
+    `skipped_updates`, the number of those so far, goes up. Steps, and with them the schedule and all randomness, go
+    on as if it had been made.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
@@ -123,8 +144,11 @@ def make_train_step(
         metrics["loss"] = sum((metrics[name] for name in objective.terms), jnp.zeros(()))
         metrics["learning_rate"] = jnp.asarray(schedule(state.step), jnp.float32)
         metrics["gradient_norm"] = optax.tree.norm(grads)
+        good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+        params, opt_state = _if_good(good, (params, opt_state), (state.params, state.opt_state))
+        skipped = metrics["skipped_updates"] = state.skipped + ~good
         metrics |= {f"weight/{name}": weight for name, weight in weights.items()}
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return TrainState(state.step + 1, skipped, params, opt_state), metrics
 
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings_of(abstract), None))
 
@@ -139,6 +163,18 @@ def make_eval_step(objective: Objective) -> Callable[[Any, Batch, Array], tuple[
             return objective.sums(params, batch, None), weights
 
     return step
+
+
+def _if_good(good: Array, new: Any, old: Any) -> Any:
+    """The new arrays if the update is good, else the old ones; counts, which schedules read, go on in any case."""
+    return jax.tree.map(lambda n, o: jnp.where(good, n, o) if jnp.issubdtype(n.dtype, jnp.inexact) else n, new, old)
+
+
+def evaluate(eval_step: Any, params: Any, batches: Iterable[Batch]) -> dict[str, float]:
+    """The evaluation row of a whole set of batches; batch k is masked by the key k, the same at every call."""
+    totals = [eval_step(params, batch, jax.random.fold_in(jax.random.key(0), k)) for k, batch in enumerate(batches)]
+    sums, weights = jax.tree.map(lambda *xs: float(np.sum([np.asarray(x) for x in xs])), *totals)
+    return {f"eval/{name}": sums[name] / weights[name] for name in sums}
 
 
 def _mean_loss(objective: Objective, weights: Sums, params: Any, batch: Batch, key: Array) -> tuple[Array, Sums]:

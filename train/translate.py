@@ -2,37 +2,46 @@
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
+from train.data import cldr_pairs
 from train.data.batches import TokenBatches, bucket_lengths
-from train.data.cldr_pairs import cldr_pairs
-from train.data.parallel import (
-    Pair,
-    encode_pairs,
-    hold_out,
-    load_sentencepiece,
-    read_pairs,
-    train_sentencepiece,
+from train.data.fingerprint import fingerprint, fingerprint_of
+from train.data.parallel import Pair, encode_pairs, hold_out, read_pairs, train_sentencepiece
+from train.errors import InputError
+from train.loop import (
+    CheckpointConfig,
+    EvalConfig,
+    JobConfig,
+    Task,
+    open_checkpoints,
+    say_verdict,
+    train,
+    with_learning_rate,
 )
-from train.loop import CheckpointConfig, EvalConfig, JobConfig, Task, open_checkpoints, train
 from train.metrics import corpus_scores
+from train.objectives import TranslateObjective
 from train.optimizer import OptimizerConfig
-from train.run import begin_run, check_run
+from train.options import Count, Range, Share, check_options, refuse_beside
+from train.report import left_out, say, say_table
+from train.run import Run
 from train.sharding import gather, make_mesh, put_batch, row_shards
-from train.state import Batch, Sums, make_eval_step
-from transformer_jax import Transformer, TransformerConfig, Translator, cross_entropy, shift_right
+from train.state import evaluate, make_eval_step
+from transformer_jax import Transformer, TransformerConfig, Translator, stack_layers, unstack_layers
 from transformer_jax.checkpoints import write_file
+from transformer_jax.translator import load_sentencepiece
 
 EVAL_BATCHES = 16
 # Batches have a multiple of so many rows on every mesh: up to 8 shards leave the batches what they are.
 ROW_MULTIPLE = 8
+PRESETS = {"tiny": TransformerConfig.tiny, "base": TransformerConfig.base, "big": TransformerConfig.big}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,20 +53,22 @@ class TranslateConfig(JobConfig):
     """A TSV file (source, tab, target; .gz too), two aligned files, or tfds:NAME/FROM-TO."""
     preset: Literal["tiny", "base", "big"] = "tiny"
     """Size of the model."""
-    steps: int = 2500
-    batch_size: int = 1280
+    model: str = ""
+    """Folder of a Transformer to go on from, with its vocabulary, such as the export of a run."""
+    steps: Count = 2500
+    batch_size: Annotated[int, Range(1, 2**26)] = 1280
     """Target tokens of a batch over all devices, padding included."""
-    max_length: int = 128
+    max_length: Annotated[int, Range(2, 2**16)] = 128
     """Longer pairs are left out."""
-    vocab_size: int = 1200
+    vocab_size: Annotated[int, Range(4, 1_000_000)] = 1200
     """Size of the SentencePiece vocabulary that both languages share."""
-    label_smoothing: float = 0.1
+    label_smoothing: Share = 0.1
     """Share of the target's weight that is spread over the vocabulary."""
-    average: int = 5
+    average: Count = 5
     """Checkpoints that are averaged into the exported model."""
-    held_out: int = 1000
+    held_out: Count = 1000
     """Pairs that are held out of --data without --eval.data."""
-    bleu_sentences: int = 200
+    bleu_sentences: Count = 200
     """Held-out sentences that are decoded greedily at each evaluation."""
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(
@@ -73,102 +84,117 @@ class TranslateConfig(JobConfig):
     learning_rates: ClassVar[dict[str, float]] = {"tiny": 2e-3, "base": 7e-4, "big": 5e-4}
 
 
-class TranslateObjective:
-    """Label-smoothed cross entropy of the target tokens, given all before them and the source."""
-
-    terms: tuple[str, ...] = ("smoothed_loss",)
-
-    def __init__(self, model: Transformer, label_smoothing: float):
-        self._model, self._label_smoothing = model, label_smoothing
-
-    def prepare(self, batch: Batch, key: Array) -> tuple[Batch, Sums]:
-        tokens = jnp.sum((batch["labels"] != self._model.config.pad_id).astype(jnp.float32))
-        return batch, dict.fromkeys(("smoothed_loss", "nll_loss", "accuracy", "tokens"), tokens)
-
-    def sums(self, params: Any, batch: Batch, dropout_key: Array | None) -> Sums:
-        c = self._model.config
-        labels_BL = batch["labels"]
-        weights_BL = (labels_BL != c.pad_id).astype(jnp.float32)
-        out: Any = self._model.apply(
-            {"params": params},
-            batch["input_ids"],
-            shift_right(labels_BL, c.decoder_start_id),
-            batch["input_ids"] != c.pad_id,
-            deterministic=dropout_key is None,
-            rngs={} if dropout_key is None else {"dropout": dropout_key},
-        )
-        logits_BLV = out.logits
-        smoothed = cross_entropy(logits_BLV, labels_BL, weights_BL, label_smoothing=self._label_smoothing)
-        return {
-            "smoothed_loss": smoothed[0],
-            "nll_loss": cross_entropy(logits_BLV, labels_BL, weights_BL)[0],
-            "accuracy": jnp.sum((jnp.argmax(logits_BLV, -1) == labels_BL) * weights_BL),
-        }
-
-
 def main(config: TranslateConfig) -> None:
     """Runs the job: trains, averages the last checkpoints, exports, scores the held-out pairs and shows ten."""
+    check_options(config)
+    refuse_beside(config, "model", ("preset", "vocab_size"))
+    if config.average > config.checkpoint.keep:
+        raise InputError(
+            f"--average {config.average} checkpoints: only {config.checkpoint.keep} are kept; "
+            f"give --checkpoint.keep {config.average}"
+        )
     mesh = make_mesh(config.mesh)
-    going_on = check_run("translate", config)
-    pairs, held_out = load_pairs(config)
-    vocabulary = config.run / "export" / "spm.model"
-    if going_on and vocabulary.exists():
-        processor = load_sentencepiece(vocabulary)
-    else:
-        processor = train_sentencepiece(pairs, config.vocab_size)
-    model = make_model(config, processor.vocab_size())
+    start = load_start(config)
+    config = with_learning_rate(config, nearest_preset(start.model.config) if start else config.preset)
     parts = math.lcm(ROW_MULTIPLE, row_shards(mesh) * config.accumulate)
-    batches = make_batches(config, processor, pairs, config.steps, config.seed, parts)
-    held_out_batches = make_batches(config, processor, held_out, EVAL_BATCHES, 0, parts)
-    begin_run("translate", config)
-    if jax.process_index() == 0:
-        vocabulary.parent.mkdir(exist_ok=True)
-        write_file(vocabulary, processor.serialized_model_proto())
-    print(
-        f"translate: Transformer {config.preset}, {len(pairs)} pairs, vocabulary {processor.vocab_size()}, "
-        f"rows x tokens a batch {batches.shapes}; held out: {len(held_out)} pairs",
-        flush=True,
-    )
-    objective = TranslateObjective(model, config.label_smoothing)
-    eval_step = make_eval_step(objective)
-    sources, references = zip(*held_out[: config.bleu_sentences], strict=True)
+    with Run("translate", config) as run:
+        corpus = load_corpus(config)
+        processor, notes = load_vocabulary(config, start, corpus.pairs, run.going_on)
+        model = make_model(config, start, processor.vocab_size())
+        held_out_option = "--eval.data" if config.eval.data else "--data" if config.data else "--held-out"
+        batches = make_batches(config, processor, corpus.pairs, config.steps, config.seed, parts, "--data")
+        held_out_batches = make_batches(config, processor, corpus.held_out, EVAL_BATCHES, 0, parts, held_out_option)
+        run.begin(corpus.fingerprint)
+        if jax.process_index() == 0:
+            path = vocabulary_path(config)
+            path.parent.mkdir(exist_ok=True)
+            write_file(path, processor.serialized_model_proto())
+        count = min(EVAL_BATCHES, held_out_batches.batches_per_epoch)
+        say_table(
+            f"translate: Transformer {config.model or config.preset}",
+            [*corpus.notes, *notes, *batch_notes(config, corpus, batches, held_out_batches, count)],
+        )
+        objective = TranslateObjective(model, config.label_smoothing)
+        eval_step = make_eval_step(objective)
+        sources, references = zip(*corpus.held_out[: config.bleu_sentences], strict=True)
 
-    def evaluate(params: Any) -> dict[str, Any]:
-        totals = [
-            eval_step(params, put_batch(held_out_batches[k], mesh), jax.random.key(0))
-            for k in range(min(EVAL_BATCHES, held_out_batches.batches_per_epoch))
-        ]
-        sums, weights = jax.tree.map(lambda *xs: sum(float(x) for x in xs), *totals)
-        row = {f"eval/{name}": sums[name] / weights[name] for name in sums}
-        greedy = Translator(model, on_host(params), processor, num_beams=1, max_length=config.max_length)
-        return row | {"eval/bleu": corpus_scores(greedy(sources), references)["bleu"]}
+        def evaluate_held_out(params: Any) -> dict[str, Any]:
+            row = evaluate(eval_step, params, (put_batch(held_out_batches[k], mesh) for k in range(count)))
+            if not math.isfinite(row["eval/nll_loss"]):
+                return row | {"eval/bleu": math.nan}  # there is nothing to decode
+            greedy = Translator(model, on_host(params), processor, num_beams=1, max_length=config.max_length)
+            return row | {"eval/bleu": corpus_scores(translations_of(greedy, sources), references)["bleu"]}
 
-    ids = jax.ShapeDtypeStruct((row_shards(mesh), 8), jnp.int32)
-    train(Task("translate", model, (ids, ids), objective, batches, evaluate, "eval/nll_loss"), config, mesh)
-    finish(config, model, processor, held_out)
-
-
-# --- data and model ----------------------------------------------------------------------------------------------
+        ids = jax.ShapeDtypeStruct((row_shards(mesh), 8), jnp.int32)
+        params = start.params if start else None
+        task = Task("translate", model, (ids, ids), objective, batches, evaluate_held_out, "eval/nll_loss", params)
+        row = train(task, config, mesh)[1]
+        finish(config, model, processor, corpus.held_out)
+        say_verdict(row["eval/nll_loss"], model.config.vocab_size)
 
 
-def load_pairs(config: TranslateConfig) -> tuple[list[Pair], list[Pair]]:
-    """Training and held-out pairs."""
+# --- data --------------------------------------------------------------------------------------------------------
+
+
+class Corpus(NamedTuple):
+    """Training and held-out pairs, what to say about them, and the fingerprint of what they were read from."""
+
+    pairs: list[Pair]
+    held_out: list[Pair]
+    notes: list[tuple[str, str]]
+    fingerprint: dict[str, str]
+
+
+def load_corpus(config: TranslateConfig) -> Corpus:
+    """Reads --data, and --eval.data or a part of --data that is held out."""
     if not config.data:
-        return cldr_pairs()
+        pairs, held_out = cldr_pairs.cldr_pairs()
+        notes = [("data", f"{cldr_pairs.NAME}: {len(pairs):,} pairs"), ("held out", f"{len(held_out):,} pairs")]
+        return Corpus(pairs, held_out, notes, fingerprint_of(cldr_pairs.NAME, [*pairs, *held_out]))
     pairs = read_pairs(config.data)
+    digest = fingerprint(config.data)
+    notes = [("data", f"{', '.join(config.data)}: {len(pairs):,} pairs")]
     if config.eval.data:
-        return pairs, read_pairs(config.eval.data, option="--eval.data", split="validation")
-    return hold_out(pairs, config.held_out)
+        held_out = read_pairs(config.eval.data, option="--eval.data", split="validation")
+        digest |= fingerprint(config.eval.data, option="--eval.data")
+        return Corpus(
+            pairs, held_out, [*notes, ("held out", f"{', '.join(config.eval.data)}: {len(held_out):,} pairs")], digest
+        )
+    rest, held_out = hold_out(pairs, config.held_out)
+    also = len(pairs) - len(rest) - len(held_out)
+    notes.append(("held out", f"{len(held_out):,} pairs"))
+    notes += left_out("", {"other pairs of held-out sources": also})
+    return Corpus(rest, held_out, notes, digest)
 
 
-def make_model(config: TranslateConfig, vocab_size: int) -> Transformer:
-    make = {"tiny": TransformerConfig.tiny, "base": TransformerConfig.base, "big": TransformerConfig.big}
-    options = {"scan_layers": config.scan_layers, "remat": config.remat}
-    return Transformer(make[config.preset](vocab_size, **options), dtype=jnp.dtype(config.dtype))
+def batch_notes(
+    config: TranslateConfig, corpus: Corpus, batches: TokenBatches, held_out: TokenBatches, count: int
+) -> list[tuple[str, str]]:
+    """What the batches are made of, and which pairs are in none."""
+    longer = f"pairs longer than --max-length {config.max_length}"
+    used = len(corpus.pairs) - batches.dropped
+    evaluated = sum(len(held_out[k]["labels"]) for k in range(count)) * jax.process_count()
+    scored = min(config.bleu_sentences, len(corpus.held_out))
+    return [
+        *left_out("", {longer: batches.dropped, "pairs of each epoch, which fill no batch": batches.left_over}),
+        *left_out("held out: ", {f"{longer}; to be scored, their sources are cut": held_out.dropped}),
+        ("batches", f"rows x tokens {batches.shapes}, {batches.batches_per_epoch:,} an epoch of {used:,} pairs"),
+        (
+            "evaluation",
+            f"loss on {evaluated:,} of {len(corpus.held_out):,} held-out pairs, greedy BLEU on {scored:,}; "
+            f"in the end beam search on all",
+        ),
+    ]
 
 
 def make_batches(
-    config: TranslateConfig, processor: Any, pairs: Sequence[Pair], steps: int, seed: int, multiple: int
+    config: TranslateConfig,
+    processor: Any,
+    pairs: Sequence[Pair],
+    steps: int,
+    seed: int,
+    multiple: int,
+    option: str,
 ) -> TokenBatches:
     sources, targets = encode_pairs(processor, pairs)
     longest = [max(len(s), len(t)) for s, t in zip(sources, targets, strict=True)]
@@ -182,7 +208,66 @@ def make_batches(
         multiple=multiple,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        option=option,
     )
+
+
+# --- vocabulary and model ----------------------------------------------------------------------------------------
+
+
+def vocabulary_path(config: TranslateConfig) -> Path:
+    """Where the run keeps its vocabulary."""
+    return config.run / "tokenizer" / "spm.model"
+
+
+def load_vocabulary(
+    config: TranslateConfig, start: "Start | None", pairs: Sequence[Pair], going_on: bool
+) -> tuple[Any, list[tuple[str, str]]]:
+    """The run's own vocabulary if it goes on, that of --model, or one trained on the pairs; and what to say of it."""
+    try:
+        if going_on and vocabulary_path(config).exists():
+            processor = load_sentencepiece(vocabulary_path(config))
+            return processor, [("vocabulary", f"{processor.vocab_size():,} pieces, those of the run")]
+    except ValueError as error:
+        raise InputError(f"--run {config.run}: {error}") from error
+    if start:
+        return start.processor, [("vocabulary", f"{start.processor.vocab_size():,} pieces of {config.model}")]
+    vocabulary = train_sentencepiece(pairs, config.vocab_size)
+    notes = [("vocabulary", f"{vocabulary.processor.vocab_size():,} pieces learned from the training pairs")]
+    return vocabulary.processor, [*notes, *left_out("vocabulary: ", vocabulary.left_out)]
+
+
+class Start(NamedTuple):
+    """A model to go on from."""
+
+    model: Transformer
+    params: dict[str, Any]
+    processor: Any
+
+
+def load_start(config: TranslateConfig) -> Start | None:
+    """What --model names, None without it."""
+    if not config.model:
+        return None
+    try:
+        translator = Translator.from_pretrained(config.model)
+    except ValueError as error:
+        raise InputError(f"--model {config.model}: {error}") from error
+    params = (
+        stack_layers(unstack_layers(translator.params)) if config.scan_layers else unstack_layers(translator.params)
+    )
+    return Start(translator.model, params, translator.tokenizer)
+
+
+def nearest_preset(model: TransformerConfig) -> str:
+    """The preset whose width is nearest: its learning rate is the default."""
+    return min(PRESETS, key=lambda name: abs(PRESETS[name](4).features - model.features))
+
+
+def make_model(config: TranslateConfig, start: Start | None, vocab_size: int) -> Transformer:
+    how: dict[str, Any] = {"scan_layers": config.scan_layers, "remat": config.remat}
+    made = dataclasses.replace(start.model.config, **how) if start else PRESETS[config.preset](vocab_size, **how)
+    return Transformer(made, dtype=jnp.dtype(config.dtype))
 
 
 def on_host(params: Any) -> Any:
@@ -190,30 +275,39 @@ def on_host(params: Any) -> Any:
     return jax.tree.map(gather, params)
 
 
+def translations_of(translator: Translator, sources: Sequence[str]) -> list[str]:
+    """Translations; the table has said that sources are cut to --max-length, so nothing more is said here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return translator(sources)
+
+
 # --- the end of a run --------------------------------------------------------------------------------------------
 
 
 def finish(config: TranslateConfig, model: Transformer, processor: Any, held_out: Sequence[Pair]) -> None:
-    """Averages, exports, scores with the paper's beam search, and prints ten translations."""
+    """Averages, exports, scores with the paper's beam search, and shows ten translations."""
     with open_checkpoints(config, "eval/nll_loss") as checkpoints:
-        steps = checkpoints.steps()[-config.average :]
+        steps = checkpoints.intact(checkpoints.regular_steps()[-config.average :])
         trees = [checkpoints.restore_params(step) for step in steps]
     params = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0, dtype=np.float64).astype(np.float32), *trees)
     if jax.process_index():
         return
     export = config.run / "export"
+    export.mkdir(exist_ok=True)
+    write_file(export / "spm.model", processor.serialized_model_proto())
     model.save_pretrained(export, params)
     translator = Translator.from_pretrained(export, num_beams=4, length_penalty=0.6, max_length=config.max_length)
     sources, references = zip(*held_out, strict=True)
-    translations = translator(sources)
+    translations = translations_of(translator, sources)
     scores = corpus_scores(translations, references)
     exact = sum(t == r for t, r in zip(translations, references, strict=True)) / len(references)
     for source, reference, translation in list(zip(sources, references, translations, strict=True))[
         :: max(1, len(sources) // 10)
     ][:10]:
-        print(f"\n  source:      {source}\n  reference:   {reference}\n  translation: {translation}")
-    print(f"\naverage of the checkpoints at steps {', '.join(map(str, steps))}; beam 4, alpha 0.6")
-    print(f"BLEU {scores['bleu']:.2f} on {len(held_out)} held-out pairs, {exact:.1%} of them exact")
-    print(f"  {scores['bleu_signature']}")
-    print(f"chrF {scores['chrf']:.2f}\n  {scores['chrf_signature']}")
-    print(f"run folder: {config.run}", flush=True)
+        say(f"\n  source:      {source}\n  reference:   {reference}\n  translation: {translation}")
+    say(f"\naverage of the checkpoints at steps {', '.join(map(str, steps))}; beam 4, alpha 0.6")
+    say(f"BLEU {scores['bleu']:.2f} on {len(held_out)} held-out pairs, {exact:.1%} of them exact")
+    say(f"  {scores['bleu_signature']}")
+    say(f"chrF {scores['chrf']:.2f}\n  {scores['chrf_signature']}")
+    say(f"run folder: {config.run}")

@@ -26,6 +26,7 @@ def folder(tmp_path):
     (tmp_path / "source.txt").write_text("one\ntwo\n")
     (tmp_path / "target.txt").write_text("eins\n")
     (tmp_path / "bad.jsonl").write_text('{"text": "A good record. And one more."}\n{"txt": 1}\n')
+    (tmp_path / "few.tsv").write_text("one sentence\tein Satz\n")
     (tmp_path / "a_file").write_text("x")
     other = tmp_path / "other"
     other.mkdir()
@@ -66,6 +67,33 @@ WRONG = [
     ("translate --mesh.tensor 3", ["--mesh.tensor 3", "8"]),
     ("translate --data {f}/pairs.tsv --held-out 500", ["--held-out", "500"]),
     ("translate --num-heads 7", ["--num-heads"]),
+    *[(f"translate --label-smoothing {value}", ["--label-smoothing", value]) for value in ("nan", "-1", "2", "1")],
+    *[(f"translate --batch-size {value}", ["--batch-size", value]) for value in ("0", "-5")],
+    ("translate --data {f}/pairs.tsv --held-out 9 --vocab-size 36 --batch-size 1", ["--batch-size 1"]),
+    *[(f"translate --average {value}", ["--average", value]) for value in ("0", "-1")],
+    ("translate --average 6", ["--average 6", "--checkpoint.keep 6"]),
+    *[(f"translate --bleu-sentences {value}", ["--bleu-sentences", value]) for value in ("0", "-1")],
+    *[(f"translate --vocab-size {value}", ["--vocab-size", value]) for value in ("0", "99999999999")],
+    *[
+        (f"{job} --seed {value}", ["--seed", value])
+        for job in ("pretrain", "translate")
+        for value in ("-1", str(2**64))
+    ],
+    ("translate --held-out 0", ["--held-out", "0"]),
+    ("translate --preset base --model {f}/other", ["--preset base", "--model"]),
+    ("translate --model {f}/other", ["--model", "other", "spm.model"]),
+    ("pretrain --batch-size 0", ["--batch-size", "0"]),
+    ("pretrain --max-length 4", ["--max-length", "4"]),
+    ("pretrain --max-bad-steps 0", ["--max-bad-steps", "0"]),
+    ("pretrain --vocab-size 99999999999", ["--vocab-size", "99999999999"]),
+    ("pretrain --model {f}/other", ["--model", "other", "config.json"]),
+    ("pretrain --model {f}/nowhere", ["--model", "nowhere"]),
+    ("pretrain --model {f}/other --vocab-size 99", ["--vocab-size 99", "--model"]),
+    ("pretrain --next-sentence maybe", ["--next-sentence", "maybe"]),
+    ("pretrain --optimizer.decay-steps 5", ["--optimizer.decay-steps 5", "warmup-stable-decay"]),
+    ("pretrain --optimizer.learning-rate inf", ["--optimizer.learning-rate", "inf"]),
+    ("pretrain --data {f}/text.txt --eval.data {f}/empty.txt", ["--eval.data", "empty.txt"]),
+    ("translate --data {f}/pairs.tsv --vocab-size 36 --batch-size 1024 --eval.data {f}/few.tsv", ["--eval.data"]),
     ("dance", ["dance", "pretrain"]),
 ]
 
@@ -78,6 +106,7 @@ def test_one_line_exit_code_2_and_nothing_written(command, said, folder, capsys,
     assert run([job, *options, *(["--run", str(folder / "run")] if job != "dance" else [])]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1, error
+    assert "Error parsing" not in error
     for part in said:
         assert part in error
     assert snapshot(folder) == before
@@ -93,6 +122,8 @@ def test_a_run_folder_that_is_not_this_run(job, folder, capsys):
         assert snapshot(folder) == before
 
     refused(folder / "a_file", "is a file")
+    refused(folder / "a_file" / "run", "Not a directory")
+    refused(folder / ("n" * 300), "name too long")
     refused(folder / "other", "holds no run")
     torn = folder / "torn"
     torn.mkdir()

@@ -158,17 +158,27 @@ def test_muon_update_is_near_orthogonal_for_each_projection():
     ("field", "value"),
     [
         *[("learning_rate", -1.0), ("learning_rate", math.nan), ("warmup_steps", -1), ("weight_decay", -0.1)],
-        *[("beta1", 1.0), ("beta2", -0.1), ("epsilon", 0.0), ("clip_norm", -1.0)],
+        *[("beta1", 1.0), ("beta2", -0.1), ("epsilon", 0.0), ("clip_norm", -1.0), ("decay_steps", 0)],
     ],
 )
 def test_bad_values_name_their_option(field, value):
     config = dataclasses.replace(OptimizerConfig(learning_rate=1e-4), **{field: value})
-    with pytest.raises(InputError, match=f"--optimizer.{field.replace('_', '-')}: {value}"):
+    with pytest.raises(InputError, match=f"--optimizer.{field.replace('_', '-')} must be .*not {value}"):
         make_optimizer(config, 10, real_tree())
 
 
-def test_muon_needs_layers_and_a_run_needs_steps():
+def test_muon_needs_layers():
     with pytest.raises(InputError, match=r"--optimizer\.name: muon"):
         make_optimizer(OptimizerConfig(name="muon", learning_rate=1e-4), 10, {"pooler": {"kernel": jnp.zeros((2, 2))}})
-    with pytest.raises(InputError, match="--steps: 0"):
-        make_schedule(OptimizerConfig(learning_rate=1e-4), 0)
+
+
+def test_warmup_stable_decay_is_its_formula_and_its_past_does_not_depend_on_its_end():
+    config = OptimizerConfig(learning_rate=2.0, schedule="warmup-stable-decay", warmup_steps=4, decay_steps=5)
+    got = make_schedule(config, 20)(np.arange(20))
+    want = [0.5, 1.0, 1.5, *[2.0] * 12, *(2.0 * (20 - s) / 5 for s in range(15, 20))]
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    np.testing.assert_array_equal(make_schedule(config, 50)(np.arange(16)), got[:16])
+    tenth = make_schedule(dataclasses.replace(config, decay_steps=None), 20)(np.arange(20))
+    np.testing.assert_allclose(tenth[-3:], [2.0, 2.0, 1.0], rtol=1e-6)
+    with pytest.raises(InputError, match="--optimizer.decay-steps 5 has no meaning for --optimizer.schedule cosine"):
+        make_schedule(dataclasses.replace(config, schedule="cosine"), 20)

@@ -1,5 +1,6 @@
 """What a run writes and prints, what a continued run keeps of it, and that the terminal is left as it was."""
 
+import errno
 import io
 import json
 import struct
@@ -12,8 +13,9 @@ from matplotlib.image import imread
 from tensorboardX.proto.event_pb2 import Event
 
 import train.report
-from train.errors import InputError
-from train.report import Report, draw_curves
+from train.curves import draw_curves
+from train.errors import InputError, StorageError
+from train.report import Report, say_table
 
 
 def open_report(folder, start=0, total=40):
@@ -79,7 +81,7 @@ def test_a_continued_run_has_the_rows_of_one_never_stopped(tmp_path):
     killed._file.close()
     killed._events.close()
     with open_report(stopped, start=20) as report:
-        assert steps(stopped) == [("train", 10), ("eval", 10), ("train", 20)]
+        assert steps(stopped) == [("train", 10), ("eval", 10), ("train", 20), ("eval", 20)]
         write(report, 20, 40)
     assert (whole / "metrics.jsonl").read_bytes() == (stopped / "metrics.jsonl").read_bytes()
     starts = [e.step for e in events(stopped) if e.HasField("session_log")]
@@ -167,3 +169,63 @@ def test_curves_of_a_typical_run_are_drawn_with_any_scores(names):
     assert image.std() > 0.05
     assert image[:4].min() == 1.0  # nothing is cut off at the edges
     assert image[-4:].min() == 1.0 and image[:, :4].min() == 1.0 and image[:, -4:].min() == 1.0
+
+
+def test_skipped_updates_are_shown(tmp_path, capsys):
+    with open_report(tmp_path) as report:
+        report.train(10, training_row(10) | {"loss": float("nan"), "skipped_updates": 1234})
+    assert "loss nan  lr 0.0001  skipped 1,234 that were not finite" in capsys.readouterr().out
+
+
+def test_an_evaluation_again_takes_the_place_of_the_first(tmp_path):
+    with open_report(tmp_path) as report:
+        write(report, 0, 20)
+    with open_report(tmp_path, start=20) as report:
+        report.evaluation(20, {"eval/loss": 9.0})
+        report.train(30, training_row(30))
+    assert steps(tmp_path) == [("train", 10), ("eval", 10), ("train", 20), ("eval", 20), ("train", 30)]
+    assert rows(tmp_path)[3]["eval/loss"] == 9.0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *["[1]", "null", '{"loss": 1}', '{"step": "5"}', '{"step": true}', '{"step": -1}', '{"step": 1e400}'],
+        *["[" * 100_000, '{"step": 1, "loss": [1]}', '{"step": 1, "loss": 1' + "0" * 400 + "}", "\udcff"],
+        '{"step": 1, "loss": NaN}',
+    ],
+)
+def test_a_row_that_is_none(line, tmp_path):
+    content = f'{line}\n{{"step": 2, "loss": 1.0}}\n'.encode(errors="surrogateescape")
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    with pytest.raises(InputError, match=r"metrics\.jsonl:1: .* is no row; remove it"):
+        open_report(tmp_path, start=5)
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert (tmp_path / "metrics.jsonl").read_bytes() == content
+
+
+def test_a_full_disk_is_one_line_and_no_hang(tmp_path, monkeypatch):
+    report = open_report(tmp_path)
+    with open("/dev/full", "ab", buffering=0) as full, monkeypatch.context() as patch:
+        patch.setattr(report, "_file", full)
+        with pytest.raises(StorageError, match="cannot be written any more .No space left on device."):
+            report.train(10, training_row(10))
+    report.close()
+
+
+def test_nobody_reads_what_is_printed(tmp_path, monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sys.stdout", Full())
+    with open_report(tmp_path) as report:
+        write(report, 0, 20)
+    assert steps(tmp_path) == [("train", 10), ("eval", 10), ("train", 20), ("eval", 20)]
+
+
+def test_a_table_breaks_long_lines(capsys):
+    say_table("job", [("data", "a " * 100), ("held out", "few")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "job" and lines[-2] == "  held out  few"
+    assert max(map(len, lines)) <= 120 and sum(line.count("a ") + line.endswith("a") for line in lines[2:-2]) == 101

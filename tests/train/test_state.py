@@ -9,11 +9,10 @@ import optax
 import pytest
 
 from bert_jax import BertConfig, BertForPreTraining, BertTokenizer
+from train.objectives import PretrainObjective, TranslateObjective
 from train.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from train.pretrain import PretrainObjective
 from train.sharding import MeshConfig, make_mesh, put_batch
 from train.state import abstract_state, init_state, make_train_step
-from train.translate import TranslateObjective
 from transformer_jax import Transformer, TransformerConfig
 
 ROWS, LENGTH, VOCAB, STEPS = 16, 16, 128, 6

@@ -1,0 +1,127 @@
+"""Both jobs from end to end on small data: what they say, what they leave behind, and going on from it."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from train.__main__ import run
+
+FEW = ["--steps", "2", "--eval.every", "1", "--checkpoint.every", "1", "--optimizer.warmup-steps", "1"]
+SHORT = [*FEW, "--batch-size", "8", "--max-length", "16"]
+NUMBERS = ["one", "two", "six", "ten"]
+BOOK = "\n".join(f"It was the {n} day of the {n} month. They spoke of {n} things." for n in NUMBERS)
+
+
+def weights(folder):
+    return safetensors.numpy.load_file(folder / "export" / "model.safetensors")
+
+
+def go(folder, *command):
+    """The job on all 8 devices."""
+    return run([*command, "--run", str(folder)])
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    """A run on one book alone."""
+    folder = tmp_path_factory.mktemp("book")
+    (folder / "book.txt").write_text(BOOK)
+    command = ["pretrain", "--data", str(folder / "book.txt"), "--vocab-size", "80", *SHORT]
+    assert go(folder / "run", *command) == 0
+    return folder, command
+
+
+def test_one_book_alone_trains_without_next_sentences(book, capsys):
+    folder, command = book
+    assert go(folder / "run", *command) == 0  # nothing left to do but to say it all again
+    said = capsys.readouterr().out
+    assert "next sentence" in said and "both sides need two documents" in said
+    assert "held out" in said and "vocabulary" in said and "examples" in said
+    assert json.loads((folder / "run" / "export" / "config.json").read_text())["architectures"] == ["BertForMaskedLM"]
+    assert (folder / "run" / "tokenizer" / "vocab.txt").exists()
+
+
+def test_a_new_run_starts_from_the_export_of_another(book, tmp_path, capsys):
+    folder, _ = book
+    still = ["--optimizer.name", "adamw", "--optimizer.learning-rate", "1e-12"]
+    command = [
+        "pretrain",
+        "--data",
+        str(folder / "book.txt"),
+        "--model",
+        str(folder / "run" / "export"),
+        *SHORT,
+        *still,
+    ]
+    assert go(tmp_path / "run", *command) == 0
+    assert "words of" in capsys.readouterr().out
+    before, after = weights(folder / "run"), weights(tmp_path / "run")
+    for name, tensor in before.items():
+        np.testing.assert_allclose(after[name], tensor, atol=1e-6, rtol=0, err_msg=name)
+
+
+def test_data_that_changed_is_refused(book, capsys):
+    folder, command = book
+    (folder / "book.txt").write_text(BOOK.replace("month", "year"))
+    assert go(folder / "run", *command) == 2
+    error = capsys.readouterr().err
+    assert "book.txt" in error and "is not what it was" in error and error.count("\n") == 1
+    (folder / "book.txt").write_text(BOOK)
+
+
+def test_a_diverging_run_stops_with_its_own_code_and_exports_nothing(book, tmp_path, capsys):
+    _, command = book
+    ruin = "--optimizer.name adamw --optimizer.learning-rate 1e38 --optimizer.clip-norm 0 --max-bad-steps 2 --steps 9"
+    assert go(tmp_path / "run", *command, *ruin.split()) == 3
+    error = capsys.readouterr().err
+    assert "training diverged" in error and "batch" in error and error.count("\n") == 1
+    assert not (tmp_path / "run" / "export").exists()
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    words = [f"w{i}" for i in range(9)]
+    rows = [f"{words[i % 9]} {words[i // 9 % 9]}\t{words[i // 9 % 9]} {words[i % 9]}" for i in range(60)]
+    long = [f"{' '.join(words * 4)} {i}\t{' '.join(words * 4)}" for i in range(5)]
+    (folder / "pairs.tsv").write_text("\n".join([*rows, *long, rows[3]]) + "\n")
+    options = [
+        "--vocab-size",
+        "14",
+        "--held-out",
+        "20",
+        "--bleu-sentences",
+        "4",
+        "--average",
+        "1",
+        "--label-smoothing",
+        "0",
+    ]
+    sizes = ["--batch-size", "128", "--max-length", "16"]
+    command = ["translate", "--data", str(folder / "pairs.tsv"), *options, *sizes, *FEW]
+    assert go(folder / "run", *command) == 0
+    return folder, command
+
+
+def test_what_translation_leaves_out_is_said(pairs, capsys):
+    folder, command = pairs
+    assert go(folder / "run", *command) == 0
+    said = capsys.readouterr().out
+    assert "66 pairs" in said and "pairs longer than --max-length 16" in said
+    assert "20 pairs" in said and "greedy BLEU on 4" in said and "14 pieces" in said
+    assert (folder / "run" / "tokenizer" / "spm.model").exists()
+    assert (folder / "run" / "export" / "spm.model").read_bytes() == (
+        folder / "run" / "tokenizer" / "spm.model"
+    ).read_bytes()
+
+
+def test_translation_goes_on_from_an_export(pairs, tmp_path):
+    folder, command = pairs
+    at = command.index("--vocab-size")
+    command = [*command[:at], *command[at + 2 :], "--model", str(folder / "run" / "export")]
+    assert go(tmp_path / "run", *command, "--optimizer.learning-rate", "1e-12") == 0
+    before, after = weights(folder / "run"), weights(tmp_path / "run")
+    for name, tensor in before.items():
+        np.testing.assert_allclose(after[name], tensor, atol=1e-6, rtol=0, err_msg=name)
