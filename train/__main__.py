@@ -42,7 +42,7 @@ def run(args: list[str]) -> int:
         if error.filename is None and error.errno is None:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        return fail(f"{place}{error.strerror or error}; the same command goes on where the run stopped", 4)
+        return fail(f"{place}{error.strerror or error}", 4)
 
 
 def run_job(args: list[str]) -> int:

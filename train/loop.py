@@ -30,7 +30,7 @@ from train.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from train.options import Count, Seed
 from train.report import Report, say
 from train.sharding import MeshConfig, put_batch
-from train.signals import Interrupted, stopping
+from train.signals import Interrupted, Stop, stopping
 from train.state import Objective, TrainState, abstract_state, all_finite, init_state, make_train_step
 
 
@@ -150,11 +150,19 @@ def train(task: Task, config: JobConfig, mesh: Mesh) -> tuple[TrainState, dict[s
         StorageError: a checkpoint could not be written.
         Interrupted: a signal came; the state is saved.
     """
+    with stopping() as stop:
+        ended = _train(task, config, mesh, stop)
+    if stop.asked is not None:
+        raise Interrupted(stop.asked, "after the last step; the same command completes the run")
+    return ended
+
+
+def _train(task: Task, config: JobConfig, mesh: Mesh, stop: Stop) -> tuple[TrainState, dict[str, Any]]:
     schedule = make_schedule(config.optimizer, config.steps)
     shapes = jax.eval_shape(task.model.init, jax.random.key(0), *task.inputs)["params"]
     optimizer = make_optimizer(config.optimizer, config.steps, shapes)
     data = iterate(task.batches)
-    with stopping() as stop, jax.set_mesh(mesh), open_checkpoints(config, task.best) as checkpoints:
+    with jax.set_mesh(mesh), open_checkpoints(config, task.best) as checkpoints:
         abstract = abstract_state(task.model, task.inputs, optimizer, mesh)
         start = checkpoints.newest() or 0
         if start:
@@ -187,7 +195,7 @@ def train(task: Task, config: JobConfig, mesh: Mesh) -> tuple[TrainState, dict[s
                         owed = False
                     elif last:
                         raise Diverged(f"the last state, of step {step}, is of no use: {why_diverged(checkpoints)}")
-                if stop.asked is not None and (stopped or last):
+                if stopped and stop.asked is not None:
                     raise Interrupted(stop.asked, where_it_goes_on(checkpoints, step))
                 if last:
                     break

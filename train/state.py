@@ -138,14 +138,17 @@ def make_train_step(
                 (_, sums), grads = gradient(state.params, batch, dropout_key)
             else:
                 sums, grads = _accumulate(gradient, state.params, batch, dropout_key, accumulate)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
         metrics = {name: total / weights[name] for name, total in sums.items()}
         metrics["loss"] = sum((metrics[name] for name in objective.terms), jnp.zeros(()))
         metrics["learning_rate"] = jnp.asarray(schedule(state.step), jnp.float32)
         metrics["gradient_norm"] = optax.tree.norm(grads)
         good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
-        params, opt_state = _if_good(good, (params, opt_state), (state.params, state.opt_state))
+
+        def update() -> tuple[Any, Any]:
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            return optax.apply_updates(state.params, updates), opt_state
+
+        params, opt_state = _if_good(good, update, (state.params, state.opt_state))
         skipped = metrics["skipped_updates"] = state.skipped + ~good
         metrics |= {f"weight/{name}": weight for name, weight in weights.items()}
         return TrainState(state.step + 1, skipped, params, opt_state), metrics
@@ -165,9 +168,20 @@ def make_eval_step(objective: Objective) -> Callable[[Any, Batch, Array], tuple[
     return step
 
 
-def _if_good(good: Array, new: Any, old: Any) -> Any:
-    """The new arrays if the update is good, else the old ones; counts, which schedules read, go on in any case."""
-    return jax.tree.map(lambda n, o: jnp.where(good, n, o) if jnp.issubdtype(n.dtype, jnp.inexact) else n, new, old)
+def _if_good(good: Array, update: Callable[[], Any], old: Any) -> Any:
+    """The update if it is good, else what was there; counts (integers, which schedules read) go on in any case."""
+
+    def is_count(x: Array) -> bool:
+        return jnp.issubdtype(x.dtype, jnp.integer)
+
+    def branch() -> Any:
+        return jax.lax.cond(good, update, lambda: jax.tree.map(lambda x: x + 1 if is_count(x) else x, old))
+
+    def select() -> Any:
+        return jax.tree.map(lambda new, x: new if is_count(x) else jnp.where(good, new, x), update(), old)
+
+    # On a GPU the host would have to read which way a branch goes; on a CPU selecting costs a copy of every parameter.
+    return jax.lax.platform_dependent(cpu=branch, default=select)
 
 
 def evaluate(eval_step: Any, params: Any, batches: Iterable[Batch]) -> dict[str, float]:

@@ -79,7 +79,7 @@ class Run:
         """Starts the run and kills it at a random moment; a run that ends before that has not been killed."""
         number = rng.choice([signal.SIGKILL, signal.SIGTERM])
         # Half of the moments are anywhere in the run, half in its training.
-        step = rng.randint(1, STEPS) if rng.random() < 0.5 else None
+        step = rng.randint(1, STEPS - 2) if rng.random() < 0.5 else None
         since, delay = time.monotonic(), rng.uniform(0, 0.1 if step else seconds)
         process = self.start()
         if step is None:

@@ -2,11 +2,15 @@
 
 import gzip
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from train.__main__ import run
 
+ROOT = Path(__file__).parents[2]
 GOOD_PAIRS = "".join(f"sentence number {i} of many\tSatz Nummer {i} von vielen\n" for i in range(60))
 GOOD_TEXT = "\n\n".join(
     f"The {i}th document speaks first.\nThen it goes on to speak.\nIt ends here with {i}." for i in range(30)
@@ -139,3 +143,15 @@ def test_no_job_prints_the_usage(capsys):
     assert run([]) == 2
     assert run(["--help"]) == 0
     assert "pretrain|translate" in capsys.readouterr().out
+
+
+def test_output_that_nobody_reads():
+    """`--help | head` ends quietly, a full disk is one line."""
+    command = [sys.executable, "-m", "train", "pretrain", "--help"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 4 and done.stderr.count("\n") == 1 and "No space left on device" in done.stderr
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0

@@ -185,6 +185,19 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_end(number, whole, tmp_p
     assert facts(folder) == facts(whole[0])
 
 
+def test_a_signal_while_a_run_closes_is_not_lost(tmp_path, monkeypatch):
+    close = Checkpoints.close
+
+    def close_later(checkpoints):
+        os.kill(os.getpid(), signal.SIGTERM)
+        close(checkpoints)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="after the last step"):
+        patch.setattr(Checkpoints, "close", close_later)
+        go(tmp_path / "run", steps=2)
+    assert regular(tmp_path / "run") == [2]
+
+
 def test_where_a_run_without_checkpoint_goes_on(tmp_path):
     with Checkpoints(tmp_path, keep_latest=1) as checkpoints:
         assert where_it_goes_on(checkpoints, 3) == "at step 3; there is no checkpoint yet: the same command starts anew"

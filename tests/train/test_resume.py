@@ -1,4 +1,4 @@
-"""kill -9 and the same command again: the weights of a run that was never stopped, bit for bit."""
+"""kill -9, or SIGTERM, and the same command again: the weights of a run that was never stopped, bit for bit."""
 
 import json
 import os
@@ -74,23 +74,24 @@ def losses(folder):
     return {row["step"]: row["loss"] for row in rows(folder) if "loss" in row}
 
 
-def kill_at(step, command, folder, environment):
+def kill_at(step, command, folder, environment, number=signal.SIGKILL):
     process = start(command, folder, environment)
     deadline = time.monotonic() + 300
     while max(losses(folder), default=0) < step:
         assert process.poll() is None, log(folder)
         assert time.monotonic() < deadline, "the run does not get on"
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.send_signal(number)
+    assert process.wait() == (-number if number == signal.SIGKILL else 128 + number)
 
 
-@pytest.mark.parametrize("job", ["pretrain", "translate"])
-def test_killed_and_continued_is_never_stopped(job, commands, environment, tmp_path):
+@pytest.mark.parametrize(("job", "number"), [("pretrain", signal.SIGTERM), ("translate", signal.SIGKILL)])
+def test_killed_and_continued_is_never_stopped(job, number, commands, environment, tmp_path):
     command = commands[job]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(command, whole, environment)
-    kill_at(10, command, killed, environment)
+    kill_at(10, command, killed, environment, number)
+    assert ("stopped by SIGTERM at step" in log(killed)) == (number == signal.SIGTERM)
     assert max(losses(killed)) < STEPS
     finish(command, killed, environment)
     weights, continued = (

@@ -59,7 +59,7 @@ def test_meshes():
     for wrong in (MeshConfig(data=3), MeshConfig(fsdp=3), MeshConfig(data=8, tensor=2)):
         with pytest.raises(InputError, match=r"--mesh.data .* there are 8"):
             make_mesh(wrong)
-    with pytest.raises(InputError, match="--mesh.tensor: 0 .* from 1"):
+    with pytest.raises(InputError, match="--mesh.tensor must be an integer from 1 .*not 0"):
         make_mesh(MeshConfig(tensor=0))
 
 
