@@ -17,6 +17,7 @@ import tyro
 
 from train.errors import InputError, RunError
 from train.signals import Interrupted
+from train.terminal import open_streams, say
 
 # Job -> the module that holds it and the class of its options.
 JOBS = {"pretrain": ("train.pretrain", "PretrainConfig"), "translate": ("train.translate", "TranslateConfig")}
@@ -25,9 +26,7 @@ USAGE = f"usage: python -m train {{{'|'.join(JOBS)}}} [options]; --help behind a
 
 def run(args: list[str]) -> int:
     """Runs a job; returns the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # text that the terminal's encoding lacks is no reason to stop
-            stream.reconfigure(errors="backslashreplace")
+    open_streams()
     try:
         return run_job(args)
     except (InputError, RunError) as error:
@@ -36,8 +35,6 @@ def run(args: list[str]) -> int:
         return fail(f"stopped by {error.signal.name} {error.message}", error.exit_code)
     except KeyboardInterrupt:
         return fail("interrupted; the same command goes on from the last checkpoint, if there is one", 130)
-    except BrokenPipeError:  # `--help | head`: nobody reads the rest
-        return 0
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
@@ -47,7 +44,7 @@ def run(args: list[str]) -> int:
 
 def run_job(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
-        print(USAGE)
+        say(USAGE)
         return 0 if args else 2
     name, *options = args
     if name not in JOBS:
@@ -81,6 +78,8 @@ def parse(config_class: type, job: str, options: list[str]) -> Any:
     try:
         with contextlib.redirect_stderr(said):
             return tyro.cli(config_class, prog=f"python -m train {job}", args=options)
+    except BrokenPipeError:  # `--help | head`: nobody reads the rest
+        return None
     except SystemExit as stop:
         if not stop.code:
             return None

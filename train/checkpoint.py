@@ -7,7 +7,6 @@ is written and sealed under another name: what has a step's name was once whole.
 import json
 import math
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,10 +20,7 @@ from jax.experimental import multihost_utils
 from train import seals, storage
 from train.errors import InputError, StorageError
 from train.seals import UNFINISHED, Damaged, Seal
-
-
-def _to_stderr(line: str) -> None:
-    print(f"train: {line}", file=sys.stderr)
+from train.terminal import warn
 
 
 class Checkpoints:
@@ -46,7 +42,7 @@ class Checkpoints:
         keep_latest: int,
         best_metric: str | None = None,
         best_mode: Literal["min", "max"] = "min",
-        say: Callable[[str], None] = _to_stderr,
+        say: Callable[[str], None] = warn,
     ) -> None:
         if keep_latest < 1:
             raise InputError(f"checkpoints to keep: {keep_latest} would leave nothing to continue from; give 1 or more")
@@ -109,7 +105,8 @@ class Checkpoints:
 
         Returns when the arrays are copied off the devices, so they may be donated at once; first waits for an earlier
         save that still runs. `data` is what JSON can hold. `interim` marks a checkpoint that is not due: it goes as
-        soon as there is a newer one. A step that is saved already stays as it is, but becomes due if it is now.
+        soon as there is a newer one. A step that is saved already stays as it is, but becomes due if it is now,
+        and takes metrics if it has none.
 
         Raises:
             InputError: `metrics` are given and `best_metric` is not among them.
@@ -129,8 +126,8 @@ class Checkpoints:
                 response = storage.start_saving(draft, state, data)
                 seal = Seal(step, interim, values, {})
                 self._saving = step, self._worker.submit(self._finish, response, draft, seal)
-            elif saved.interim and not interim:
-                seal = saved._replace(interim=False, metrics=values)
+            elif (saved.interim and not interim) or (saved.metrics is None and values is not None):
+                seal = saved._replace(interim=saved.interim and interim, metrics=values)
                 if jax.process_index() == 0:
                     seals.write(self._folder / str(step), seal)
                 self._seals[step] = seal

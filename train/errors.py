@@ -1,5 +1,8 @@
 """The errors that end a job with one line, and the exit code of each kind."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class InputError(ValueError):
     """Input or an option that a job cannot work with.
@@ -27,3 +30,14 @@ class StorageError(RunError):
     """The run folder cannot be written any more: a full disk, a folder that is gone."""
 
     exit_code = 4
+
+
+@contextlib.contextmanager
+def blaming(what: str) -> Iterator[None]:
+    """Turns the ValueErrors of the libraries into an InputError that names an option, or a file, first."""
+    try:
+        yield
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{what}: {error}") from error

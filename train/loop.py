@@ -8,8 +8,9 @@ Its order, which checkpoints and restarts rely on:
    (so that the host never waits for the device while there is work to hand out);
 3. after the last update: evaluate and save once more.
 
-A signal ends the loop between two steps, with a checkpoint of its own (`interim`), which changes nothing of what the
-run keeps and averages in the end. A state that is not sound is not saved: the checkpoint is owed until one is.
+A signal ends the loop between two steps, with a checkpoint of its own; where none is due it is `interim`, and changes
+nothing of what the run keeps and averages in the end. A state that is not sound is not saved: its checkpoint is owed
+until one is.
 """
 
 import dataclasses
@@ -28,10 +29,11 @@ from train.data.batches import iterate
 from train.errors import Diverged
 from train.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from train.options import Count, Seed
-from train.report import Report, say
+from train.report import Report
 from train.sharding import MeshConfig, put_batch
 from train.signals import Interrupted, Stop, stopping
 from train.state import Objective, TrainState, abstract_state, all_finite, init_state, make_train_step
+from train.terminal import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,8 +192,9 @@ def _train(task: Task, config: JobConfig, mesh: Mesh, stop: Stop) -> tuple[Train
                 owed = owed or last or (step > 0 and step % config.checkpoint.every == 0)
                 if owed or (stopped and step > start):
                     meter.flush()
+                    stop_if_diverged(meter, config, checkpoints)
                     if is_sound(state, meter, evaluation.get(task.best)):
-                        checkpoints.save(step, state._asdict(), data.get_state(), evaluation or None, interim=stopped)
+                        checkpoints.save(step, state._asdict(), data.get_state(), evaluation or None, interim=not owed)
                         owed = False
                     elif last:
                         raise Diverged(f"the last state, of step {step}, is of no use: {why_diverged(checkpoints)}")
@@ -204,12 +207,7 @@ def _train(task: Task, config: JobConfig, mesh: Mesh, stop: Stop) -> tuple[Train
                 state, metrics = step_fn(state, batch)
                 meter.push(step + 1, metrics)
                 checkpoints.check()
-                if meter.streak >= config.max_bad_steps:
-                    raise Diverged(
-                        f"the loss or its gradient was not finite in {meter.streak} steps in a row, up to step "
-                        f"{meter.step} (batch {meter.step - 1}), and their updates were skipped: "
-                        f"{why_diverged(checkpoints)}"
-                    )
+                stop_if_diverged(meter, config, checkpoints)
     return state, evaluation
 
 
@@ -220,6 +218,15 @@ def is_sound(state: TrainState, meter: "Meter", loss: float | None) -> bool:
     """
     good = meter.streak == 0 if loss is None else math.isfinite(loss)
     return good and bool(all_finite(state.params))
+
+
+def stop_if_diverged(meter: "Meter", config: JobConfig, checkpoints: Checkpoints) -> None:
+    """Raises Diverged where too many steps in a row were skipped."""
+    if meter.streak >= config.max_bad_steps:
+        raise Diverged(
+            f"the loss or its gradient was not finite in {meter.streak} steps in a row, up to step {meter.step} "
+            f"(batch {meter.step - 1}), and their updates were skipped: {why_diverged(checkpoints)}"
+        )
 
 
 def why_diverged(checkpoints: Checkpoints) -> str:

@@ -70,6 +70,11 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
             "leave it out, or choose warmup-stable-decay"
         )
     decay = config.decay_steps or max(1, steps // 10)
+    if config.decay_steps is not None and warmup + decay > steps:
+        raise InputError(
+            f"--optimizer.decay-steps {decay} and --optimizer.warmup-steps {warmup} are more than --steps {steps}; "
+            "give fewer"
+        )
 
     def schedule(count: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(count, jnp.float32)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, get_type_hints
 
 from train.errors import InputError
-from transformer_jax.checks import LARGEST, NotNegative, Range, Share, check_value
+from transformer_jax.checks import LARGEST, NotNegative, Range, Share, check_value, shown
 
 Count = Annotated[int, Range(1, LARGEST)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
@@ -37,12 +37,10 @@ def options(config: Any, prefix: str = "--") -> Iterator[tuple[str, Any, Any]]:
             yield option, value, hints[field.name]
 
 
-def refuse_beside(config: Any, given: str, idle: tuple[str, ...]) -> None:
-    """Raises InputError where the option `given` is, and one of those that have no meaning beside it as well."""
+def refuse_idle(config: Any, names: tuple[str, ...], because: str, prefix: str = "--") -> None:
+    """Raises InputError where one of the options, which have no meaning in this run, is not its default."""
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    for name in idle if getattr(config, given) else ():
+    for name in names:
         if getattr(config, name) != defaults[name]:
-            raise InputError(
-                f"--{name.replace('_', '-')} {getattr(config, name)} has no meaning beside --{given} "
-                f"{getattr(config, given)}, which decides it; leave it out"
-            )
+            option = f"{prefix}{name.replace('_', '-')}"
+            raise InputError(f"{option} {shown(getattr(config, name))} has no meaning {because}; leave it out")

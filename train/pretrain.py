@@ -13,20 +13,21 @@ import numpy as np
 from bert_jax import BertConfig, BertForMaskedLM, BertForPreTraining, BertTokenizer, FillMask
 from bert_jax.checkpoints import FILES
 from bert_jax.hub import local_folder
+from bert_jax.vocabulary import write_vocabulary
 from train.data import python_docs
 from train.data.batches import ExampleBatches, Examples
 from train.data.documents import Document, hold_out, read_documents
-from train.data.fingerprint import fingerprint, fingerprint_of
+from train.data.fingerprint import fingerprint, fingerprint_of, fingerprint_of_model
 from train.data.pretraining import SentencePairs, SentenceRows, TokenCorpus, can_pair, tokenize_corpus
-from train.errors import InputError
+from train.errors import InputError, blaming
 from train.loop import CheckpointConfig, EvalConfig, JobConfig, Task, say_verdict, train, with_learning_rate
 from train.objectives import PretrainObjective
 from train.optimizer import OptimizerConfig
-from train.options import Count, Range, check_options, refuse_beside
-from train.report import left_out, say, say_table
-from train.run import Run
+from train.options import Count, Range, check_options, refuse_idle
+from train.run import Run, exporting
 from train.sharding import gather, make_mesh, put_batch, row_shards
 from train.state import evaluate, make_eval_step
+from train.terminal import left_out, say, say_table
 from transformer_jax import stack_layers
 from transformer_jax.checkpoints import read_config
 
@@ -73,8 +74,13 @@ class PretrainConfig(JobConfig):
 def main(config: PretrainConfig) -> None:
     """Runs the job: trains, evaluates on held-out documents, exports, and fills in five held-out sentences."""
     check_options(config)
-    refuse_beside(config, "model", ("preset", "tokenizer", "vocab_size"))
-    refuse_beside(config, "tokenizer", ("vocab_size",))
+    if config.model:
+        refuse_idle(config, ("preset", "tokenizer", "vocab_size"), f"beside --model {config.model}, which decides it")
+    if config.tokenizer:
+        refuse_idle(config, ("vocab_size",), f"beside --tokenizer {config.tokenizer}, which decides it")
+    if not config.data:
+        refuse_idle(config, ("field",), "without --data")
+        refuse_idle(config.eval, ("data",), "without --data", "--eval.")
     mesh = make_mesh(config.mesh)
     parts = row_shards(mesh) * config.accumulate
     if config.batch_size % parts:
@@ -90,7 +96,8 @@ def main(config: PretrainConfig) -> None:
         data = make_data(config, corpus, tokenizer)
         model, params, notes = make_model(config, start, tokenizer, data.next_sentence)
         batches = make_batches(config, data.examples, config.seed, config.steps)
-        run.begin(corpus.fingerprint)
+        words = fingerprint_of("the run's vocabulary", [[tokenizer.backend.to_str()]])
+        run.begin({**corpus.fingerprint, **words, **start_files(config)})
         if jax.process_index() == 0:
             tokenizer.save_pretrained(config.run / "tokenizer")
         say_table(f"pretrain: BERT {config.model or config.preset}", [*corpus.notes, *data.notes, *notes])
@@ -146,18 +153,18 @@ def counted(documents: Sequence[Document]) -> str:
 
 def load_tokenizer(config: PretrainConfig, documents: Sequence[Document], going_on: bool) -> BertTokenizer:
     """The run's own vocabulary if it goes on, the one that was named, or one trained on the training documents."""
-    if going_on and (config.run / "tokenizer" / "vocab.txt").exists():
-        return BertTokenizer.from_pretrained(config.run / "tokenizer")
+    own = config.run / "tokenizer"
+    if going_on and (own / "vocab.txt").exists():
+        with blaming(f"--run {config.run}"):
+            return BertTokenizer.from_pretrained(own)
     for option, name in (("--model", config.model), ("--tokenizer", config.tokenizer)):
         if name:
-            try:
-                return BertTokenizer.from_pretrained(name)
-            except ValueError as error:
-                raise InputError(f"{option} {name}: {error}") from error
-    try:
+            with blaming(f"{option} {name}"):
+                tokenizer = BertTokenizer.from_pretrained(name)
+                write_vocabulary(tokenizer.backend.get_vocab())  # now, not when the run has begun
+                return tokenizer
+    with blaming("--data"):  # the size is in its range
         return BertTokenizer.train((s for document in documents for s in document), config.vocab_size)
-    except ValueError as error:
-        raise InputError(f"--data: {error}") from error  # the size is in its range
 
 
 class Data(NamedTuple):
@@ -175,6 +182,9 @@ def make_data(config: PretrainConfig, corpus: Corpus, tokenizer: BertTokenizer) 
     tokens = tokenize_corpus(corpus.documents, tokenizer.backend)
     held_out_tokens = tokenize_corpus(corpus.held_out, tokenizer.backend)
     notes = vocabulary_notes(config, tokenizer)
+    held_out_option = "--eval.data" if config.eval.data else "--data"
+    notes += unknown_notes(tokens, tokenizer, "--data", "training")
+    notes += unknown_notes(held_out_tokens, tokenizer, held_out_option, "held-out")
     dropped = tokens.dropped + held_out_tokens.dropped
     notes += left_out("", {"sentences that have no token": dropped})
     next_sentence = config.next_sentence == "on"
@@ -183,7 +193,6 @@ def make_data(config: PretrainConfig, corpus: Corpus, tokenizer: BertTokenizer) 
         notes.append(
             ("next sentence", "not trained: it takes two or more documents on both sides, and one of two sentences")
         )
-    held_out_option = "--eval.data" if config.eval.data else "--data"
     examples = make_examples(config, tokens, tokenizer, next_sentence, config.seed, "--data")
     held_out = make_examples(config, held_out_tokens, tokenizer, next_sentence, 1, held_out_option)
     count = min(EVAL_BATCHES, max(1, len(held_out) // config.batch_size))
@@ -200,9 +209,17 @@ def make_data(config: PretrainConfig, corpus: Corpus, tokenizer: BertTokenizer) 
             ),
         ),
     ]
-    return Data(
-        examples, make_batches(config, held_out, 0, count), unigram_entropy(held_out_tokens), next_sentence, notes
-    )
+    held_out_batches = make_batches(config, held_out, 0, count, held_out_option)
+    return Data(examples, held_out_batches, unigram_entropy(held_out_tokens), next_sentence, notes)
+
+
+def unknown_notes(corpus: TokenCorpus, tokenizer: BertTokenizer, option: str, side: str) -> list[tuple[str, str]]:
+    """The share of tokens that the vocabulary does not know. Raises InputError where there are no others."""
+    known = ~np.isin(corpus.tokens, tokenizer.special_ids)
+    if not known.any():
+        raise InputError(f"{option}: the vocabulary knows no word of the {side} text; take a --tokenizer that does")
+    share = np.mean(corpus.tokens == tokenizer.unk_id)
+    return [("unknown", f"{share:.2%} of the {side} tokens are [UNK]")] if share else []
 
 
 def vocabulary_notes(config: PretrainConfig, tokenizer: BertTokenizer) -> list[tuple[str, str]]:
@@ -227,7 +244,9 @@ def make_examples(
     return SentenceRows(corpus, max_length=config.max_length, **ids, option=option)
 
 
-def make_batches(config: PretrainConfig, examples: Examples, seed: int, steps: int) -> ExampleBatches:
+def make_batches(
+    config: PretrainConfig, examples: Examples, seed: int, steps: int, option: str = "--data"
+) -> ExampleBatches:
     return ExampleBatches(
         examples,
         batch_size=config.batch_size,
@@ -235,6 +254,7 @@ def make_batches(config: PretrainConfig, examples: Examples, seed: int, steps: i
         steps=steps,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        option=option,
     )
 
 
@@ -252,10 +272,13 @@ def load_config(config: PretrainConfig) -> BertConfig | None:
     """The configuration of --model, None without one."""
     if not config.model:
         return None
-    try:
+    with blaming(f"--model {config.model}"):
         return BertConfig.from_json(read_config(local_folder(config.model, FILES)))
-    except ValueError as error:
-        raise InputError(f"--model {config.model}: {error}") from error
+
+
+def start_files(config: PretrainConfig) -> dict[str, str]:
+    """The fingerprint of --model, which must stay what it is until the run has a checkpoint."""
+    return fingerprint_of_model(local_folder(config.model, FILES)) if config.model else {}
 
 
 def nearest_preset(bert_config: BertConfig) -> str:
@@ -271,18 +294,15 @@ def make_model(
     make: Any = BertForPreTraining if next_sentence else BertForMaskedLM
     how: dict[str, Any] = {"scan_layers": config.scan_layers, "remat": config.remat}
     params, notes = None, []
-    try:
-        if start is None:
-            bert_config = BertConfig.preset(config.preset, vocab_size=tokenizer.vocab_size, **how)
-        else:
-            bert_config = dataclasses.replace(start, **how)
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                params = make.from_pretrained(config.model)[1]
-            notes = [("model", str(warning.message)) for warning in caught]
-            params = stack_layers(params) if config.scan_layers else params
-    except ValueError as error:
-        raise InputError(f"--model {config.model}: {error}" if config.model else str(error)) from error
+    if start is None:
+        bert_config = BertConfig.preset(config.preset, vocab_size=tokenizer.vocab_size, **how)
+    else:
+        bert_config = dataclasses.replace(start, **how)
+        with blaming(f"--model {config.model}"), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            params = make.from_pretrained(config.model)[1]
+        notes = [("model", str(warning.message)) for warning in caught]
+        params = stack_layers(params) if config.scan_layers else params
     if tokenizer.vocab_size > bert_config.vocab_size:
         raise InputError(
             f"--model {config.model}: its tokenizer has {tokenizer.vocab_size} words, its config.json vocab_size "
@@ -308,17 +328,19 @@ def finish(
     params = jax.tree.map(gather, params)
     if jax.process_index():
         return
-    export = config.run / "export"
-    model.save_pretrained(export, params)
-    tokenizer.save_pretrained(export)
+    with exporting(config.run) as folder:
+        model.save_pretrained(folder, params)
+        tokenizer.save_pretrained(folder)
     gap = row["eval/unigram_loss"] - row["eval/mlm_loss"]
     say(f"held-out masked-LM loss {row['eval/mlm_loss']:.3f} nat, accuracy {row['eval/mlm_accuracy']:.1%}")
-    say(f"unigram entropy of the held-out tokens {row['eval/unigram_loss']:.3f} nat: {gap:.3f} nat above the loss")
+    where = f"{abs(gap):.3f} nat {'above' if gap >= 0 else 'below'} the loss"
+    say(f"unigram entropy of the held-out tokens {row['eval/unigram_loss']:.3f} nat: {where}")
     if "eval/nsp_loss" in row:
         say(f"held-out next-sentence accuracy {row['eval/nsp_accuracy']:.1%}, loss {row['eval/nsp_loss']:.3f} nat")
     say_verdict(row["eval/mlm_loss"], model.config.vocab_size)
-    sentences = masked_sentences(held_out, tokenizer, 5)
-    for (sentence, word), guesses in zip(sentences, fill(export, [s for s, _ in sentences]), strict=True):
+    sentences = masked_sentences(held_out, tokenizer, 5, model.config.max_position_embeddings)
+    guessed = fill(config.run / "export", [sentence for sentence, _ in sentences])
+    for (sentence, word), guesses in zip(sentences, guessed, strict=True):
         say(f"\n  {sentence}\n    was: {word}; filled in: {guesses}")
     say(f"\nrun folder: {config.run}")
 
@@ -331,7 +353,9 @@ def fill(folder: Path, sentences: list[str]) -> list[str]:
     return [", ".join(f"{token} {probability:.0%}" for token, probability in row) for row in best]
 
 
-def masked_sentences(documents: Sequence[Document], tokenizer: BertTokenizer, count: int) -> list[tuple[str, str]]:
+def masked_sentences(
+    documents: Sequence[Document], tokenizer: BertTokenizer, count: int, longest: int
+) -> list[tuple[str, str]]:
     """Held-out sentences with one word masked, and that word: the same ones each time, spread over the documents."""
     known = tokenizer.backend.get_vocab()
     found = []
@@ -341,6 +365,9 @@ def masked_sentences(documents: Sequence[Document], tokenizer: BertTokenizer, co
             at = [i for i, word in enumerate(words[:-1]) if i > 1 and len(word) > 2 and word in known]
             if 8 <= len(words) <= 20 and at:
                 i = at[len(at) // 2]
-                found.append((" ".join([*words[:i], "[MASK]", *words[i + 1 :]]), words[i]))
-                break
+                masked = " ".join([*words[:i], "[MASK]", *words[i + 1 :]])
+                ids = tokenizer.encode([masked])[0].ids
+                if ids.count(tokenizer.mask_id) == 1 and len(ids) <= longest:  # text on BERT has such words itself
+                    found.append((masked, words[i]))
+                    break
     return found[:: max(1, len(found) // count)][:count]

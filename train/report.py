@@ -2,15 +2,13 @@
 
 import contextlib
 import datetime
-import io
 import json
 import math
 import shutil
 import sys
-import textwrap
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +21,7 @@ from train.curves import Row, draw_curves, is_evaluation, number_text
 from train.errors import InputError, StorageError
 from train.events import Events, append
 from train.options import LARGEST
+from train.terminal import say
 from transformer_jax.checkpoints import write_file
 from transformer_jax.checks import shown
 
@@ -64,8 +63,7 @@ class Report:
             )
             self._task = self._bar.add_task(job, total=total_steps, completed=start_step, status="compiling")
         self.message(f"{job}: steps {start_step} to {total_steps}, a row every {log_every}, in {self._folder}")
-        if self._bar is not None:
-            self._bar.start()
+        self._show(lambda bar: bar.start())
 
     def train(self, step: int, row: Row) -> None:
         """Records training up to `step` finished updates: `loss`, `learning_rate`, `tokens_per_second` and more."""
@@ -81,8 +79,7 @@ class Report:
             parts.append(f"{remaining} left")
         if self._bar is None:
             say(f"step {step:,}/{self._total:,}  " + "  ".join(parts))
-        else:
-            self._bar.update(self._task, completed=step, status="  ".join(parts))
+        self._show(lambda bar: bar.update(self._task, completed=step, status="  ".join(parts)))
 
     def evaluation(self, step: int, row: Row) -> None:
         """Records an evaluation of the state after `step` updates, in place of an earlier one, and draws the curves.
@@ -110,8 +107,7 @@ class Report:
             return
         if self._bar is None:
             say(text)
-        else:
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._show(lambda bar: bar.console.print(text, markup=False, highlight=False, soft_wrap=True))
 
     def close(self) -> None:
         """Leaves the terminal as it was, draws the curves and closes the files."""
@@ -119,8 +115,7 @@ class Report:
             return
         self._closed = True
         try:
-            if self._bar is not None:
-                self._bar.stop()
+            self._show(lambda bar: bar.stop())
             self._draw()
         finally:
             self._events.close()
@@ -137,6 +132,14 @@ class Report:
         except StorageError:
             if error is None:  # else what ended the run comes first
                 raise
+
+    def _show(self, change: Callable[[Progress], object]) -> None:
+        """Changes the bar, if there is one; a terminal that is gone is no reason to stop."""
+        try:
+            if self._bar is not None:
+                change(self._bar)
+        except OSError:
+            self._bar = None
 
     def _rewrite(self) -> None:
         with self._storing():
@@ -173,37 +176,6 @@ class Report:
         if self._rows:
             with self._storing():
                 write_file(self._folder / "curves.png", draw_curves(self._rows, f"{self._job}  ·  {self._folder.name}"))
-
-
-def say(text: str = "") -> None:
-    """Prints a line. Where nobody reads it any more (a closed pipe, a full disk) nothing is printed from here on."""
-    try:
-        print(text, flush=True)
-    except OSError:
-        sys.stdout = _Nowhere()
-
-
-class _Nowhere(io.TextIOBase):
-    def write(self, text: str) -> int:
-        return len(text)
-
-
-def say_table(title: str, rows: Sequence[tuple[str, str]]) -> None:
-    """Prints what belongs to each name, one a line; what is long is broken."""
-    say(f"\n{title}")
-    width = max(len(name) for name, _ in rows)
-    for name, text in rows:
-        say(
-            "\n".join(
-                textwrap.wrap(text, 110, initial_indent=f"  {name:<{width}}  ", subsequent_indent=" " * (width + 4))
-            )
-        )
-    say()
-
-
-def left_out(prefix: str, counts: dict[str, int]) -> list[tuple[str, str]]:
-    """Table rows for what was read and is not used."""
-    return [(f"{prefix}left out", f"{count:,} {reason}") for reason, count in counts.items() if count]
 
 
 def _rows_until(path: Path, start_step: int) -> list[Row]:

@@ -5,8 +5,9 @@ import dataclasses
 import fcntl
 import json
 import os
+import shutil
 import socket
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,10 +15,12 @@ from typing import Any, Self
 import jax
 import numpy as np
 
+from train import seals
 from train.data.fingerprint import changed
 from train.errors import InputError
 from train.loop import JobConfig
 from train.optimizer import OptimizerConfig, make_schedule
+from train.terminal import warn
 from transformer_jax.checkpoints import write_file
 from transformer_jax.checks import shown
 
@@ -85,10 +88,10 @@ class Run:
                 folder.rmdir()
 
     def begin(self, fingerprint: dict[str, str]) -> None:
-        """Writes config.json with the options and the data's fingerprint; from here the folder stays.
+        """Writes config.json with the options and the fingerprint of what the run reads; from here the folder stays.
 
         Raises:
-            InputError: the run was begun with other data; nothing is written then.
+            InputError: the run was begun with another fingerprint; nothing is written then.
         """
         found = self._found["fingerprint"] if self._found else fingerprint
         if name := changed(found, fingerprint):
@@ -132,7 +135,12 @@ class Run:
     def _compare(self, found: dict[str, Any]) -> None:
         """Raises InputError where the run in the folder was another, or where its past would have been."""
         was, now = _flatten(found), _flatten(_as_json(self._job, self._config))
-        done = _newest(self.folder / "checkpoints")
+        saved = self.folder / "checkpoints"
+        done = max(seals.scan(saved)[0], default=0) if saved.is_dir() else 0
+        if done > self._config.steps:
+            raise InputError(
+                f"--steps {self._config.steps}: the run in {self.folder} has a checkpoint of step {done} already"
+            )
         for name in sorted(was.keys() | now.keys()):
             if was.get(name) == now.get(name) or _among(name, (*FREE, "fingerprint")):
                 continue
@@ -143,14 +151,13 @@ class Run:
                 f"there and {shown(now.get(name))} here; give the same options, or another folder "
                 f"({_start_from(self.folder)})"
             )
-        if done > self._config.steps:
-            raise InputError(
-                f"--steps {self._config.steps}: the run in {self.folder} has a checkpoint of step {done} already"
-            )
 
     def _same_past(self, found: dict[str, Any], done: int) -> bool:
         """Whether the updates up to step `done` had the learning rates that they would have now."""
-        before = make_schedule(OptimizerConfig(**found["optimizer"]), found["steps"])
+        try:
+            before = make_schedule(OptimizerConfig(**found["optimizer"]), found["steps"])
+        except InputError as error:
+            raise ValueError(str(error)) from error  # the option is not the user's
         now = make_schedule(self._config.optimizer, self._config.steps)
         steps = np.arange(done)
         return np.array_equal(before(steps), now(steps))
@@ -168,7 +175,7 @@ def _lock(folder: Path) -> int:
             os.close(file)
             raise InputError(f"--run {folder} is in use by {owner}; wait for it, or give another folder") from None
         except OSError as error:  # some network file systems have no locks
-            print(f"train: {path} cannot be locked ({error.strerror}): start no second process on it", file=sys.stderr)
+            warn(f"{path} cannot be locked ({error.strerror}): start no second process on it")
         if path.exists() and os.fstat(file).st_ino == path.stat().st_ino:  # else its owner removed it just now
             break
         os.close(file)
@@ -177,10 +184,18 @@ def _lock(folder: Path) -> int:
     return file
 
 
-def _newest(checkpoints: Path) -> int:
-    """The greatest step that a checkpoint is named after, whether it is whole or not; 0 without any."""
-    names = [path.name for path in checkpoints.iterdir()] if checkpoints.is_dir() else []
-    return max((int(name) for name in names if name.isdecimal()), default=0)
+@contextlib.contextmanager
+def exporting(run: Path) -> Iterator[Path]:
+    """Gives a folder to write the export to, which takes the place of `run/export` once it is whole."""
+    export, draft, old = (run / name for name in ("export", "export.tmp", "export.old"))
+    for left in (draft, old):
+        shutil.rmtree(left, ignore_errors=True)  # what a kill left
+    draft.mkdir()
+    yield draft
+    if export.exists():
+        export.rename(old)
+    draft.rename(export)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _start_from(folder: Path) -> str:

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+import jax
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -57,7 +59,8 @@ def stopping() -> Iterator[Stop]:
 
     before = {number: signal.getsignal(number) for number in SIGNALS}
     handled = [number for number, old in before.items() if old is not signal.SIG_IGN]
-    if threading.current_thread() is not threading.main_thread():  # Python leaves signals to the main thread
+    # Python leaves signals to the main thread; of several processes each would stop at another step, and hang.
+    if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
         handled = []
     try:
         for number in handled:

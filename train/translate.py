@@ -13,9 +13,9 @@ import numpy as np
 
 from train.data import cldr_pairs
 from train.data.batches import TokenBatches, bucket_lengths
-from train.data.fingerprint import fingerprint, fingerprint_of
+from train.data.fingerprint import fingerprint, fingerprint_of, fingerprint_of_model
 from train.data.parallel import Pair, encode_pairs, hold_out, read_pairs, train_sentencepiece
-from train.errors import InputError
+from train.errors import InputError, RunError, blaming
 from train.loop import (
     CheckpointConfig,
     EvalConfig,
@@ -29,14 +29,14 @@ from train.loop import (
 from train.metrics import corpus_scores
 from train.objectives import TranslateObjective
 from train.optimizer import OptimizerConfig
-from train.options import Count, Range, Share, check_options, refuse_beside
-from train.report import left_out, say, say_table
-from train.run import Run
+from train.options import Count, Range, Share, check_options, refuse_idle
+from train.run import Run, exporting
 from train.sharding import gather, make_mesh, put_batch, row_shards
 from train.state import evaluate, make_eval_step
+from train.terminal import left_out, say, say_table
 from transformer_jax import Transformer, TransformerConfig, Translator, stack_layers, unstack_layers
 from transformer_jax.checkpoints import write_file
-from transformer_jax.translator import load_sentencepiece
+from transformer_jax.translator import load_sentencepiece, longest_output
 
 EVAL_BATCHES = 16
 # Batches have a multiple of so many rows on every mesh: up to 8 shards leave the batches what they are.
@@ -87,7 +87,13 @@ class TranslateConfig(JobConfig):
 def main(config: TranslateConfig) -> None:
     """Runs the job: trains, averages the last checkpoints, exports, scores the held-out pairs and shows ten."""
     check_options(config)
-    refuse_beside(config, "model", ("preset", "vocab_size"))
+    if config.model:
+        refuse_idle(config, ("preset", "vocab_size"), f"beside --model {config.model}, which decides it")
+    if not config.data:
+        refuse_idle(config, ("held_out",), "without --data")
+        refuse_idle(config.eval, ("data",), "without --data", "--eval.")
+    if config.eval.data:
+        refuse_idle(config, ("held_out",), "beside --eval.data")
     if config.average > config.checkpoint.keep:
         raise InputError(
             f"--average {config.average} checkpoints: only {config.checkpoint.keep} are kept; "
@@ -102,9 +108,19 @@ def main(config: TranslateConfig) -> None:
         processor, notes = load_vocabulary(config, start, corpus.pairs, run.going_on)
         model = make_model(config, start, processor.vocab_size())
         held_out_option = "--eval.data" if config.eval.data else "--data" if config.data else "--held-out"
-        batches = make_batches(config, processor, corpus.pairs, config.steps, config.seed, parts, "--data")
-        held_out_batches = make_batches(config, processor, corpus.held_out, EVAL_BATCHES, 0, parts, held_out_option)
-        run.begin(corpus.fingerprint)
+        shape = {"multiple": parts, "pad_id": model.config.pad_id}
+        batches = make_batches(
+            config, processor, corpus.pairs, steps=config.steps, seed=config.seed, option="--data", **shape
+        )
+        held_out_batches = make_batches(
+            config, processor, corpus.held_out, steps=EVAL_BATCHES, seed=0, option=held_out_option, **shape
+        )
+        made_for = {
+            **fingerprint_of("the run's vocabulary", [[processor.serialized_model_proto().hex()]]),
+            **fingerprint_of("the number that divides the rows of batches (--mesh, --accumulate)", [[str(parts)]]),
+            **(fingerprint_of_model(Path(config.model)) if config.model else {}),
+        }
+        run.begin({**corpus.fingerprint, **made_for})
         if jax.process_index() == 0:
             path = vocabulary_path(config)
             path.parent.mkdir(exist_ok=True)
@@ -156,7 +172,7 @@ def load_corpus(config: TranslateConfig) -> Corpus:
     notes = [("data", f"{', '.join(config.data)}: {len(pairs):,} pairs")]
     if config.eval.data:
         held_out = read_pairs(config.eval.data, option="--eval.data", split="validation")
-        digest |= fingerprint(config.eval.data, option="--eval.data")
+        digest |= fingerprint(config.eval.data, option="--eval.data", split="validation")
         return Corpus(
             pairs, held_out, [*notes, ("held out", f"{', '.join(config.eval.data)}: {len(held_out):,} pairs")], digest
         )
@@ -187,15 +203,7 @@ def batch_notes(
     ]
 
 
-def make_batches(
-    config: TranslateConfig,
-    processor: Any,
-    pairs: Sequence[Pair],
-    steps: int,
-    seed: int,
-    multiple: int,
-    option: str,
-) -> TokenBatches:
+def make_batches(config: TranslateConfig, processor: Any, pairs: Sequence[Pair], **options: Any) -> TokenBatches:
     sources, targets = encode_pairs(processor, pairs)
     longest = [max(len(s), len(t)) for s, t in zip(sources, targets, strict=True)]
     return TokenBatches(
@@ -203,12 +211,9 @@ def make_batches(
         targets,
         tokens_per_batch=config.batch_size,
         lengths=bucket_lengths(longest, maximum=config.max_length),
-        seed=seed,
-        steps=steps,
-        multiple=multiple,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        option=option,
+        **options,
     )
 
 
@@ -224,12 +229,10 @@ def load_vocabulary(
     config: TranslateConfig, start: "Start | None", pairs: Sequence[Pair], going_on: bool
 ) -> tuple[Any, list[tuple[str, str]]]:
     """The run's own vocabulary if it goes on, that of --model, or one trained on the pairs; and what to say of it."""
-    try:
-        if going_on and vocabulary_path(config).exists():
+    if going_on and vocabulary_path(config).exists():
+        with blaming(f"--run {config.run}"):
             processor = load_sentencepiece(vocabulary_path(config))
-            return processor, [("vocabulary", f"{processor.vocab_size():,} pieces, those of the run")]
-    except ValueError as error:
-        raise InputError(f"--run {config.run}: {error}") from error
+        return processor, [("vocabulary", f"{processor.vocab_size():,} pieces, those of the run")]
     if start:
         return start.processor, [("vocabulary", f"{start.processor.vocab_size():,} pieces of {config.model}")]
     vocabulary = train_sentencepiece(pairs, config.vocab_size)
@@ -249,10 +252,8 @@ def load_start(config: TranslateConfig) -> Start | None:
     """What --model names, None without it."""
     if not config.model:
         return None
-    try:
+    with blaming(f"--model {config.model}"):
         translator = Translator.from_pretrained(config.model)
-    except ValueError as error:
-        raise InputError(f"--model {config.model}: {error}") from error
     params = (
         stack_layers(unstack_layers(translator.params)) if config.scan_layers else unstack_layers(translator.params)
     )
@@ -267,6 +268,12 @@ def nearest_preset(model: TransformerConfig) -> str:
 def make_model(config: TranslateConfig, start: Start | None, vocab_size: int) -> Transformer:
     how: dict[str, Any] = {"scan_layers": config.scan_layers, "remat": config.remat}
     made = dataclasses.replace(start.model.config, **how) if start else PRESETS[config.preset](vocab_size, **how)
+    longest = longest_output(config.max_length)
+    if made.positions == "learned" and made.max_length < longest:
+        raise InputError(
+            f"--max-length {config.max_length}: its translations may have {longest} tokens, but --model {config.model} "
+            f"has {made.max_length} learned positions; give a smaller one"
+        )
     return Transformer(made, dtype=jnp.dtype(config.dtype))
 
 
@@ -288,15 +295,18 @@ def translations_of(translator: Translator, sources: Sequence[str]) -> list[str]
 def finish(config: TranslateConfig, model: Transformer, processor: Any, held_out: Sequence[Pair]) -> None:
     """Averages, exports, scores with the paper's beam search, and shows ten translations."""
     with open_checkpoints(config, "eval/nll_loss") as checkpoints:
-        steps = checkpoints.intact(checkpoints.regular_steps()[-config.average :])
+        since = config.steps - config.average * config.checkpoint.every  # the best one is kept longer than that
+        steps = checkpoints.intact(step for step in checkpoints.regular_steps() if step > since)
+        if not steps:
+            raise RunError(f"no checkpoint in {config.run} is intact: the same command makes them again")
         trees = [checkpoints.restore_params(step) for step in steps]
     params = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0, dtype=np.float64).astype(np.float32), *trees)
     if jax.process_index():
         return
+    with exporting(config.run) as folder:
+        model.save_pretrained(folder, params)
+        write_file(folder / "spm.model", processor.serialized_model_proto())
     export = config.run / "export"
-    export.mkdir(exist_ok=True)
-    write_file(export / "spm.model", processor.serialized_model_proto())
-    model.save_pretrained(export, params)
     translator = Translator.from_pretrained(export, num_beams=4, length_penalty=0.6, max_length=config.max_length)
     sources, references = zip(*held_out, strict=True)
     translations = translations_of(translator, sources)
@@ -306,7 +316,8 @@ def finish(config: TranslateConfig, model: Transformer, processor: Any, held_out
         :: max(1, len(sources) // 10)
     ][:10]:
         say(f"\n  source:      {source}\n  reference:   {reference}\n  translation: {translation}")
-    say(f"\naverage of the checkpoints at steps {', '.join(map(str, steps))}; beam 4, alpha 0.6")
+    less = f" ({len(steps)} of --average {config.average})" if len(steps) < config.average else ""
+    say(f"\naverage of the checkpoints at steps {', '.join(map(str, steps))}{less}; beam 4, alpha 0.6")
     say(f"BLEU {scores['bleu']:.2f} on {len(held_out)} held-out pairs, {exact:.1%} of them exact")
     say(f"  {scores['bleu_signature']}")
     say(f"chrF {scores['chrf']:.2f}\n  {scores['chrf_signature']}")

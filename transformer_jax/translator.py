@@ -37,6 +37,8 @@ from transformer_jax.decoding import (
 from transformer_jax.masks import AttentionMask
 from transformer_jax.seq2seq import Transformer
 
+LONGER = 50  # tokens that an output may have more than its padded source (Vaswani et al. 2017, section 6.1)
+
 
 def generate(
     model: Transformer,
@@ -207,7 +209,7 @@ class Translator:
                 ids_BS,
                 num_beams=self.num_beams,
                 length_penalty=self.length_penalty,
-                max_length=width + 50,
+                max_length=width + LONGER,
                 preset=self.preset,
             )
             for i, ids in zip(rows, np.asarray(ids_BT)[:, 1:].tolist(), strict=False):
@@ -232,6 +234,11 @@ class Translator:
             return self.tokenizer.decode(ids)
         except IndexError as error:
             raise ValueError(f"the model gave ids that the tokenizer does not have, up to {max(ids)}") from error
+
+
+def longest_output(max_length: int) -> int:
+    """Tokens that a translation can have, of sources of up to `max_length`."""
+    return _bucket(max_length) + LONGER
 
 
 def load_sentencepiece(path: str | Path) -> Any:

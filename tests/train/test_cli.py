@@ -84,7 +84,7 @@ WRONG = [
         for value in ("-1", str(2**64))
     ],
     ("translate --held-out 0", ["--held-out", "0"]),
-    ("translate --preset base --model {f}/other", ["--preset base", "--model"]),
+    ("translate --preset base --model {f}/other", ["--preset 'base'", "--model"]),
     ("translate --model {f}/other", ["--model", "other", "spm.model"]),
     ("pretrain --batch-size 0", ["--batch-size", "0"]),
     ("pretrain --max-length 4", ["--max-length", "4"]),

@@ -70,7 +70,7 @@ class Batches:
         return {"x": np.full_like(x, self.spoiled[k]) if k in self.spoiled else x, "y": y}
 
 
-def go(folder, batches=None, loss=1.0, **options):
+def go(folder, batches=None, loss=1.0, objective=None, **options):
     config = JobConfig(
         run=folder, data=(), preset="", model="", steps=STEPS, log=LogConfig(1), eval=EvalConfig(every=6),
         checkpoint=CheckpointConfig(every=2, keep=3), max_bad_steps=3, mesh=MeshConfig(),
@@ -82,7 +82,7 @@ def go(folder, batches=None, loss=1.0, **options):
     def evaluate(params):
         return {"eval/loss": loss if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)) else math.nan}
 
-    task = Task("test", Matrix(), inputs, Distance(), batches or Batches(), evaluate)
+    task = Task("test", Matrix(), inputs, objective or Distance(), batches or Batches(), evaluate)
     with Run("test", config) as run:
         run.begin({})
         state, _ = train(task, config, make_mesh(config.mesh))
@@ -138,6 +138,26 @@ def test_a_checkpoint_that_was_due_in_bad_steps_is_made_up_for(tmp_path):
     assert regular(tmp_path / "more") == [7, 12]
 
 
+def test_a_checkpoint_that_is_owed_is_due_when_a_signal_comes(tmp_path):
+    """Otherwise the run that goes on would keep, and average, others than the one that was never stopped."""
+    sixes = {"checkpoint": CheckpointConfig(every=6, keep=3), "eval": EvalConfig(every=9)}
+
+    class Sender(Distance):
+        def prepare(self, batch, key):
+            def send(x):
+                if np.isnan(x).any():
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+            jax.debug.callback(send, batch["x"])
+            return super().prepare(batch, key)
+
+    with pytest.raises(Interrupted) as caught:
+        go(tmp_path / "run", Batches({5: math.nan}), objective=Sender(), **sixes)
+    assert "the same command" in caught.value.message
+    go(tmp_path / "run", Batches({5: math.nan}), **sixes)
+    assert regular(tmp_path / "run") == [7, 12]
+
+
 def test_too_many_bad_steps_in_a_row_stop_the_run(tmp_path):
     folder = tmp_path / "run"
     spoiled = Batches(dict.fromkeys(range(6, STEPS), math.nan))
@@ -158,6 +178,11 @@ def test_ruined_parameters_are_never_saved(rate, said, tmp_path):
     with pytest.raises(Diverged, match=f"{said}.*there is no checkpoint"):
         go(tmp_path / "run", optimizer=optimizer)
     assert regular(tmp_path / "run") == []
+
+
+def test_too_many_bad_steps_at_the_end(tmp_path):
+    with pytest.raises(Diverged, match=r"in 3 steps in a row, up to step 12 \(batch 11\)"):
+        go(tmp_path / "run", Batches(dict.fromkeys((9, 10, 11), math.nan)))
 
 
 def test_a_last_state_that_is_of_no_use_is_an_error(tmp_path):

@@ -15,7 +15,8 @@ from tensorboardX.proto.event_pb2 import Event
 import train.report
 from train.curves import draw_curves
 from train.errors import InputError, StorageError
-from train.report import Report, say_table
+from train.report import Report
+from train.terminal import say_table
 
 
 def open_report(folder, start=0, total=40):

@@ -12,12 +12,13 @@ from typing import get_args
 
 import pytest
 
+from train import seals
 from train.errors import InputError
 from train.loop import CheckpointConfig, EvalConfig, JobConfig, LogConfig
 from train.optimizer import OptimizerConfig
-from train.options import check_options, options, refuse_beside
+from train.options import check_options, options, refuse_idle
 from train.pretrain import PretrainConfig
-from train.run import Run
+from train.run import Run, exporting
 from train.sharding import MeshConfig
 from train.translate import TranslateConfig
 from transformer_jax.checks import Range
@@ -46,6 +47,13 @@ def refuse(folder, *said, data=DATA, job="pretrain", **options):
     for part in said:
         assert part in str(caught.value)
     assert snapshot(folder) == before
+
+
+def seal(folder, step):
+    """A checkpoint as far as its seal goes."""
+    path = folder / "checkpoints" / str(step)
+    path.mkdir(parents=True)
+    seals.write(path, seals.Seal(step, False, None, {}))
 
 
 def snapshot(folder):
@@ -153,7 +161,7 @@ def test_a_run_may_get_longer_where_its_past_does_not_depend_on_its_end(schedule
     optimizer = OptimizerConfig(learning_rate=0.1, schedule=schedule, warmup_steps=2)
     begin(folder, optimizer=optimizer)
     if done:
-        (folder / "checkpoints" / str(done)).mkdir(parents=True)
+        seal(folder, done)
     if allowed:
         assert begin(folder, optimizer=optimizer, steps=200) is True
         assert json.loads((folder / "config.json").read_text())["steps"] == 200
@@ -163,7 +171,8 @@ def test_a_run_may_get_longer_where_its_past_does_not_depend_on_its_end(schedule
 
 def test_a_run_cannot_end_before_its_checkpoints(tmp_path):
     begin(tmp_path / "run")
-    (tmp_path / "run" / "checkpoints" / "60").mkdir(parents=True)
+    seal(tmp_path / "run", 60)
+    (tmp_path / "run" / "checkpoints" / "999").mkdir()  # has no seal: it is no checkpoint
     assert begin(tmp_path / "run", steps=60) is True
     refuse(tmp_path / "run", "--steps 59", "checkpoint of step 60", steps=59)
 
@@ -249,8 +258,24 @@ def test_every_number_has_a_range_and_is_checked(job):
     assert walked > 20
 
 
-def test_an_option_that_another_decides_is_refused():
-    with pytest.raises(InputError, match="--vocab-size 99 has no meaning beside --tokenizer there"):
-        refuse_beside(PretrainConfig(tokenizer="there", vocab_size=99), "tokenizer", ("vocab_size",))
-    refuse_beside(PretrainConfig(vocab_size=99), "tokenizer", ("vocab_size",))
-    refuse_beside(PretrainConfig(tokenizer="there"), "tokenizer", ("vocab_size",))
+def test_an_option_without_meaning_is_refused():
+    with pytest.raises(InputError, match="--vocab-size 99 has no meaning beside --tokenizer there; leave it out"):
+        refuse_idle(PretrainConfig(vocab_size=99), ("preset", "vocab_size"), "beside --tokenizer there")
+    refuse_idle(PretrainConfig(), ("preset", "vocab_size"), "beside --tokenizer there")
+    with pytest.raises(InputError, match=r"--eval\.data \('x',\) has no meaning"):
+        refuse_idle(EvalConfig(data=("x",)), ("data",), "without --data", "--eval.")
+
+
+def test_an_export_is_whole_or_not_there(tmp_path):
+    for content in ("first", "second"):
+        with exporting(tmp_path) as folder:
+            (folder / "model").write_text(content)
+            assert not (tmp_path / "export").exists() or (tmp_path / "export" / "model").read_text() == "first"
+        assert (tmp_path / "export" / "model").read_text() == content
+    with pytest.raises(RuntimeError), exporting(tmp_path) as folder:
+        (folder / "half").write_text("half")
+        raise RuntimeError
+    assert [path.name for path in (tmp_path / "export").iterdir()] == ["model"]
+    with exporting(tmp_path) as folder:
+        assert list(folder.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]

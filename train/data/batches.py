@@ -49,9 +49,10 @@ class ExampleBatches:
         steps: int,
         process_index: int = 0,
         process_count: int = 1,
+        option: str = "--data",
     ):
         if not len(examples):
-            raise InputError("--data: there are no examples in it")
+            raise InputError(f"{option}: there are no examples in it")
         if batch_size < 1 or batch_size % process_count:
             raise InputError(f"--batch-size: {batch_size} is no positive multiple of the {process_count} host(s)")
         self._examples, self._seed, self._steps = examples, seed, steps

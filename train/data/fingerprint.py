@@ -3,19 +3,24 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from train.data.files import file_digest, printed
 from train.data.tfds import is_tfds, tfds_source
 from transformer_jax.checks import listed
 
 
-def fingerprint(data: Sequence[str], option: str = "--data") -> dict[str, str]:
+def fingerprint(data: Sequence[str], option: str = "--data", split: str = "train") -> dict[str, str]:
     """Entry -> SHA-256 of what it names: a file's bytes, or all files of TFDS data with their names.
+
+    `split` is that of a TFDS entry that names none.
 
     Raises:
         InputError: an entry cannot be read.
     """
-    return {entry: _folder_digest(entry, option) if is_tfds(entry) else file_digest(entry, option) for entry in data}
+    return {
+        entry: _folder_digest(entry, option, split) if is_tfds(entry) else file_digest(entry, option) for entry in data
+    }
 
 
 def fingerprint_of(name: str, rows: Iterable[Sequence[str]]) -> dict[str, str]:
@@ -24,6 +29,12 @@ def fingerprint_of(name: str, rows: Iterable[Sequence[str]]) -> dict[str, str]:
     for row in rows:
         digest.update(json.dumps(row).encode())
     return {name: digest.hexdigest()}
+
+
+def fingerprint_of_model(folder: Path, option: str = "--model") -> dict[str, str]:
+    """The fingerprint of the files in a model's folder."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".txt", ".model"))
+    return {str(path): file_digest(path, option) for path in files}
 
 
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
@@ -37,8 +48,8 @@ def changed(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
     return f"{listed(gone) or 'nothing'} (now {listed(new) or 'nothing'})"
 
 
-def _folder_digest(spec: str, option: str) -> str:
-    folder = tfds_source(spec, "train", option).folder
+def _folder_digest(spec: str, option: str, split: str) -> str:
+    folder = tfds_source(spec, split, option).folder
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     digest = hashlib.sha256()
     for path in files:
