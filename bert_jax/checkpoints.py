@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 from bert_jax.config import BertConfig
 from bert_jax.hub import local_folder
 from transformer_jax.checkpoints import read_config, read_tensors, to_float32, write_files
-from transformer_jax.checks import listed, require
+from transformer_jax.checks import listed, printed, require
 from transformer_jax.stack import unstack_layers
 
 log = logging.getLogger(__name__)
@@ -247,7 +247,7 @@ def _canonical_names(tensors: Flat, source: str) -> Flat:
     for name, tensor in tensors.items():
         short = name.removeprefix("bert.")
         short = short.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-        require(short not in out, f"{source} has two tensors for {short}")
+        require(short not in out, f"{source} has two tensors for {printed(short)}")
         out[short] = tensor
     return out
 

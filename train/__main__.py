@@ -18,6 +18,7 @@ import tyro
 from train.errors import InputError, RunError
 from train.signals import Interrupted
 from train.terminal import open_streams, say
+from transformer_jax.checks import printed
 
 # Job -> the module that holds it and the class of its options.
 JOBS = {"pretrain": ("train.pretrain", "PretrainConfig"), "translate": ("train.translate", "TranslateConfig")}
@@ -84,7 +85,9 @@ def parse(config_class: type, job: str, options: list[str]) -> Any:
         if not stop.code:
             return None
         reason = first_paragraph(said.getvalue()).removeprefix("Error parsing ")
-        raise InputError(f"{reason} (python -m train {job} --help lists the options)") from None
+        if len(reason) > 500:  # the name of the option may come behind its value
+            reason = f"{reason[:300]} ... {reason[-200:]}"
+        raise InputError(f"{printed(reason, 600)} (python -m train {job} --help lists the options)") from None
 
 
 def first_paragraph(box: str) -> str:

@@ -190,9 +190,7 @@ def make_data(config: PretrainConfig, corpus: Corpus, tokenizer: BertTokenizer) 
     next_sentence = config.next_sentence == "on"
     if next_sentence and not (can_pair(tokens) and can_pair(held_out_tokens)):
         next_sentence = False
-        notes.append(
-            ("next sentence", "not trained: it takes two or more documents on both sides, and one of two sentences")
-        )
+        notes.append(("next sentence", "not trained: both sides need two documents, one of them with two sentences"))
     examples = make_examples(config, tokens, tokenizer, next_sentence, config.seed, "--data")
     held_out = make_examples(config, held_out_tokens, tokenizer, next_sentence, 1, held_out_option)
     count = min(EVAL_BATCHES, max(1, len(held_out) // config.batch_size))

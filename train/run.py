@@ -20,9 +20,10 @@ from train.data.fingerprint import changed
 from train.errors import InputError
 from train.loop import JobConfig
 from train.optimizer import OptimizerConfig, make_schedule
+from train.options import Count
 from train.terminal import warn
 from transformer_jax.checkpoints import write_file
-from transformer_jax.checks import shown
+from transformer_jax.checks import check_value, printed, shown
 
 # What may differ when a run goes on: where it runs and how it is watched and scored, never what it computes.
 FREE = (
@@ -155,6 +156,7 @@ class Run:
     def _same_past(self, found: dict[str, Any], done: int) -> bool:
         """Whether the updates up to step `done` had the learning rates that they would have now."""
         try:
+            check_value("--steps", found["steps"], Count)
             before = make_schedule(OptimizerConfig(**found["optimizer"]), found["steps"])
         except InputError as error:
             raise ValueError(str(error)) from error  # the option is not the user's
@@ -207,7 +209,7 @@ def _among(name: str, options: tuple[str, ...]) -> bool:
 
 
 def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}" if name != "job" else "the job"
+    return printed(f"--{name.replace('_', '-')}") if name != "job" else "the job"
 
 
 def _as_json(job: str, config: JobConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from transformer_jax.checks import check_finite, listed, require, shown
+from transformer_jax.checks import check_finite, listed, printed, require, shown
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -92,7 +92,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, TypeError, KeyError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+        raise ValueError(f"{path} cannot be read as safetensors: {printed(error)}") from error
 
 
 def to_float32(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndarray]:

@@ -19,7 +19,15 @@ def require(condition: bool, message: str) -> None:
 
 def listed(names: list[str], count: int = 5) -> str:
     """The first few of many names."""
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+    return ", ".join(printed(name, 100) for name in names[:count]) + (
+        f" and {len(names) - count} more" if len(names) > count else ""
+    )
+
+
+def printed(text: object, longest: int = 500) -> str:
+    """A name or a reason as a message can hold it: as it is, but quoted and cut where it would break the line."""
+    words = " ".join(str(text).split(" "))
+    return words if words.isprintable() and 0 < len(words) <= longest else shown(words, longest)
 
 
 def shown(value: Any, longest: int = 80) -> str:

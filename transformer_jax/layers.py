@@ -203,7 +203,7 @@ class LayerNorm(Owner):
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
         x = x.astype(jnp.float32)
         centred = x - jnp.mean(x, -1, keepdims=True)
-        y = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), -1, keepdims=True) + self.epsilon)
+        y = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), -1, keepdims=True) + float(self.epsilon))
         shape = (1,) * (x.ndim - 1) + (self.features,)
         return (y * scale.reshape(shape) + bias.reshape(shape)).astype(self.dtype)
 

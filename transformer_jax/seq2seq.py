@@ -252,10 +252,10 @@ class Transformer(nn.Module):
         kind = fields.pop("model_type", None)
         require(
             kind == MODEL_TYPE,
-            f"{folder}/config.json: model_type {kind!r}, but only {MODEL_TYPE!r} (from save_pretrained) can be read",
+            f"{folder}/config.json: model_type {shown(kind)}, but only {MODEL_TYPE!r} can be read",
         )
         unknown = sorted(fields.keys() - {f.name for f in dataclasses.fields(TransformerConfig)})
-        require(not unknown, f"{folder}/config.json: unknown field {shown(listed(unknown))}")
+        require(not unknown, f"{folder}/config.json: unknown field {listed(unknown)}")
         try:
             config = TransformerConfig(**{"vocab_size": None, **fields})
         except ValueError as error:

@@ -252,7 +252,8 @@ def load_sentencepiece(path: str | Path) -> Any:
     try:
         processor = sentencepiece.SentencePieceProcessor()
         processor.LoadFromSerializedProto(Path(path).read_bytes())  # the constructor takes empty bytes for no model
-    except (OSError, RuntimeError) as error:
+        processor.id_to_piece(list(range(processor.vocab_size())))  # that each of them is text
+    except (OSError, RuntimeError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read as a SentencePiece model: {reason}") from error
     return processor

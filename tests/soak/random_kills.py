@@ -78,8 +78,8 @@ class Run:
     def kill(self, rng: random.Random, seconds: float) -> dict[str, Any]:
         """Starts the run and kills it at a random moment; a run that ends before that has not been killed."""
         number = rng.choice([signal.SIGKILL, signal.SIGTERM])
-        # Half of the moments are anywhere in the run, half in its training.
-        step = rng.randint(1, STEPS - 2) if rng.random() < 0.5 else None
+        # A quarter of the moments are anywhere in the run, most in its training: it is short beside start and end.
+        step = rng.randint(1, STEPS - 2) if rng.random() < 0.75 else None
         since, delay = time.monotonic(), rng.uniform(0, 0.1 if step else seconds)
         process = self.start()
         if step is None:

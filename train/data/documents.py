@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from train.data.files import check_text, printed, read_lines
+from train.data.files import check_text, read_lines
 from train.data.tfds import is_tfds, tfds_source
 from train.errors import InputError
-from transformer_jax.checks import listed
+from transformer_jax.checks import listed, printed
 
 Document = list[str]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from train.errors import InputError
-from transformer_jax.checks import shown
+from transformer_jax.checks import printed
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -72,12 +72,6 @@ def check_text(text: str, place: str) -> str:
     if "\0" in text:
         raise InputError(f"{place} has a NUL at character {text.index(chr(0)) + 1}; is it text, saved as UTF-8?")
     return text
-
-
-def printed(name: object) -> str:
-    """A path or key as a message can hold it: as it is, but quoted and cut where it would break the line."""
-    text = str(name)
-    return text if text.isprintable() and 0 < len(text) <= 500 else shown(text, 500)
 
 
 def _regular_file(path: str | Path, option: str) -> Path:

@@ -5,9 +5,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from train.data.files import file_digest, printed
+from train.data.files import file_digest
 from train.data.tfds import is_tfds, tfds_source
-from transformer_jax.checks import listed
+from transformer_jax.checks import listed, printed
 
 
 def fingerprint(data: Sequence[str], option: str = "--data", split: str = "train") -> dict[str, str]:

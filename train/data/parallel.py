@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import sentencepiece
 
-from train.data.files import check_text, printed, read_lines
+from train.data.files import check_text, read_lines
 from train.data.tfds import is_tfds, tfds_source
 from train.errors import InputError
-from transformer_jax.checks import listed
+from transformer_jax.checks import listed, printed
 
 Pair = tuple[str, str]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from train.data.files import printed
 from train.errors import InputError
+from transformer_jax.checks import printed
 
 _PREFIX = "tfds:"
 _FORM = "tfds:NAME[/CONFIG][:SPLIT]"
