@@ -79,12 +79,15 @@ class Run:
         """Starts the run and kills it at a random moment; a run that ends before that has not been killed."""
         number = rng.choice([signal.SIGKILL, signal.SIGTERM])
         # A quarter of the moments are anywhere in the run, most in its training: it is short beside start and end.
-        step = rng.randint(1, STEPS - 2) if rng.random() < 0.75 else None
+        step: int | None = rng.randint(1, STEPS - 2)
+        if rng.random() < 0.25 or max(self.losses(), default=0) >= STEPS - 2:
+            step = None
         since, delay = time.monotonic(), rng.uniform(0, 0.1 if step else seconds)
         process = self.start()
         if step is None:
             wait_until(process, since + delay)
         else:
+            step = max(step, max(self.losses(), default=0) + 1)  # it has to get on
             while process.poll() is None and max(self.losses(), default=0) < step:
                 time.sleep(0.01)
             wait_until(process, time.monotonic() + delay)
