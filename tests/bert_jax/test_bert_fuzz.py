@@ -1,0 +1,228 @@
+"""A BERT's folder of any content: loaded as it says, or refused in one line that names it; never anything else."""
+
+import dataclasses
+import functools
+import json
+import shutil
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from bert_jax import BertConfig, BertModel, BertTokenizer
+from bert_jax.checkpoints import PretrainedModel, to_hugging_face
+from tests.fuzzing import (
+    broken,
+    damaged,
+    fuzz,
+    json_text,
+    outcome,
+    safetensors_files,
+    stored_tensors,
+    strict_json,
+    with_header,
+)
+
+CONFIG = BertConfig(
+    vocab_size=11,
+    hidden_size=4,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=6,
+    max_position_embeddings=8,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shapes_once():
+    """A model's shapes are a pure function of it: tracing it once is enough."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PretrainedModel, "parameter_shapes", functools.cache(PretrainedModel.parameter_shapes))
+        yield
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """(folder, parameters by path, tensors of the file)"""
+    folder = tmp_path_factory.mktemp("saved")
+    model = BertModel(CONFIG)
+    params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    model.save_pretrained(folder, params)
+    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    return folder, flat, stored_tensors((folder / "model.safetensors").read_bytes())
+
+
+def load(saved, tmp_path, name, content):
+    folder = tmp_path / "model"
+    if not folder.exists():
+        shutil.copytree(saved[0], folder)
+    (folder / name).write_bytes(content)
+    return outcome(lambda: BertModel.from_pretrained(folder), folder)
+
+
+@fuzz
+@given(data=st.data())
+def test_config(saved, tmp_path, data):
+    fields = json.loads((saved[0] / "config.json").read_text())
+    content = data.draw(damaged(json_text(fields)))
+    loaded = load(saved, tmp_path, "config.json", content)
+    if loaded is None:
+        assert content != (saved[0] / "config.json").read_bytes()
+        return
+    model, params = loaded
+    said = strict_json(content)
+    assert said.get("model_type", "bert") == "bert" and not said.get("is_decoder", False)
+    for name, value in dataclasses.asdict(model.config).items():
+        wanted = said.get(name, getattr(BertConfig(), name))
+        if name in ("scan_layers", "remat") or (name == "pad_token_id" and wanted is None):
+            wanted = getattr(BertConfig(), name)
+        assert (type(value), value) == (type(wanted), wanted), name
+    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    assert flat.keys() == saved[1].keys()
+    for path, leaf in flat.items():  # other heads are another shape of the same numbers
+        np.testing.assert_array_equal(np.ravel(leaf), np.ravel(saved[1][path]))
+
+
+@fuzz
+@given(data=st.data())
+def test_weights(saved, tmp_path, data):
+    content = data.draw(safetensors_files(saved[2]))
+    loaded = load(saved, tmp_path, "model.safetensors", content)
+    if loaded is None:
+        return
+    model, params = loaded
+    given = {
+        name.removeprefix("bert.").replace("LayerNorm.gamma", "LayerNorm.weight"): tensor
+        for name, tensor in stored_tensors(content).items()
+    }
+    for name, tensor in to_hugging_face(params, model.parameter_shapes()).items():
+        if name in given or not name.startswith("pooler."):  # a head that is not there is initialised, with a warning
+            assert given[name].dtype.name.startswith(("float", "bfloat"))
+            assert given.pop(name).astype(np.float32).tobytes() == tensor.tobytes(), name
+    unused = ("cls.", "classifier.", "qa_outputs.", "embeddings.position_ids")
+    assert all(name.startswith(unused) for name in given), sorted(given)
+
+
+@pytest.mark.parametrize("names", [["\n"], ["\x1b[31m"], ["x" * 3000], ["\n", "bert.\n"]])
+def test_names_of_tensors_that_no_line_can_hold(saved, tmp_path, names):
+    tensors = {**saved[2], **dict.fromkeys(names, np.zeros(1, np.float32))}
+    assert load(saved, tmp_path, "model.safetensors", safetensors.numpy.save(tensors)) is None
+
+
+def test_a_kind_of_numbers_that_no_line_can_hold(saved, tmp_path):
+    content = with_header(saved[2], lambda header: header.replace('"F32"', '"\\n"'))
+    assert load(saved, tmp_path, "model.safetensors", content) is None
+
+
+def test_an_integer_where_any_number_may_be(saved, tmp_path):
+    fields = json.loads((saved[0] / "config.json").read_text()) | {"layer_norm_eps": 2**31}
+    model, _ = load(saved, tmp_path, "config.json", json.dumps(fields).encode())
+    assert model.config.layer_norm_eps == 2**31
+
+
+# --- tokenizers --------------------------------------------------------------------------------------------------
+
+TEXTS = ["The quick brown fox, the lazy dog!", "Überall 12 kleine Füchse", "日本 [MASK] x\ty", "a" * 200, ""]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return BertTokenizer.train([*TEXTS, "quick quicker quickest slow slower slowest"], 80)
+
+
+def read_tokenizer(tmp_path, files):
+    folder = tmp_path / "tokenizer"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return outcome(lambda: BertTokenizer.from_pretrained(folder), folder)
+
+
+def check_tokenizer(loaded, backend):
+    """It is what the library makes of the same vocabulary, and can be used."""
+    backend.no_truncation()
+    backend.no_padding()
+    assert loaded.backend.get_vocab() == backend.get_vocab()
+    assert 0 < loaded.vocab_size == max(backend.get_vocab().values()) + 1
+    batch = loaded(TEXTS)
+    for text, ids, mask in zip(TEXTS, batch["input_ids"], batch["attention_mask"], strict=True):
+        assert ids[mask == 1].tolist() == backend.encode(text).ids
+    assert batch["input_ids"].max() < loaded.vocab_size
+
+
+@fuzz
+@given(data=st.data())
+def test_tokenizer_json(tokenizer, tmp_path, data):
+    tree = json.loads(tokenizer.backend.to_str())
+    vocabulary = tree["model"].pop("vocab")
+    small = {token: vocabulary[token] for token in list(vocabulary)[:12]}  # else nearly all edits are within the words
+    tree["model"]["vocab"] = small if data.draw(st.booleans()) else vocabulary
+    content = data.draw(damaged(json_text(tree)))
+    if data.draw(st.integers(0, 9)) == 0:
+        content = data.draw(broken(tokenizer.backend.to_str().encode()))
+    loaded = read_tokenizer(tmp_path, {"tokenizer.json": content})
+    if loaded is not None:
+        check_tokenizer(loaded, Tokenizer.from_str(content.decode()))
+
+
+def no_special_tokens(tree):
+    tree["post_processor"]["special_tokens"] = {}
+
+
+def text_twice(tree):
+    tree["post_processor"]["single"].append({"Sequence": {"id": "A", "type_id": 0}})
+
+
+def another_type(tree):
+    tree["post_processor"]["single"][1]["Sequence"]["type_id"] = 1
+
+
+def unknown_only_added(tree):
+    del tree["model"]["vocab"]["[UNK]"]
+
+
+def a_word_that_no_line_can_hold(tree):
+    tree["truncation"] = ["\n"]
+
+
+@pytest.mark.parametrize(
+    "edit", [no_special_tokens, text_twice, another_type, unknown_only_added, a_word_that_no_line_can_hold]
+)
+def test_a_tokenizer_json_that_is_no_berts(tokenizer, tmp_path, edit):
+    tree = json.loads(tokenizer.backend.to_str())
+    edit(tree)
+    assert read_tokenizer(tmp_path, {"tokenizer.json": json.dumps(tree).encode()}) is None
+
+
+@fuzz
+@given(data=st.data())
+def test_vocabulary(tokenizer, tmp_path, data):
+    vocabulary = tokenizer.backend.get_vocab()
+    lines = sorted(vocabulary, key=vocabulary.get)
+    for _ in range(data.draw(st.integers(0, 2))):
+        at = data.draw(st.integers(0, len(lines) - 1))
+        lines[at : at + data.draw(st.integers(0, 1))] = data.draw(
+            st.sampled_from([["[UNK]"], [""], [" "], ["x\0"], ["﻿"], ["a b"], ["\u2028"], ["##"], ["y", "y"], []])
+        )
+    content = data.draw(damaged(st.just(data.draw(st.sampled_from(["\n", "\n", "\r\n", " \n", "\r"])).join(lines))))
+    settings = {"do_lower_case": data.draw(st.booleans()), "strip_accents": None, "tokenize_chinese_chars": True}
+    files = {"vocab.txt": data.draw(broken(content)) if content else content}
+    if data.draw(st.booleans()):
+        files["tokenizer_config.json"] = data.draw(damaged(json_text(settings)))
+    loaded = read_tokenizer(tmp_path, files)
+    if loaded is None:
+        return
+    tokens = files["vocab.txt"].decode("utf-8-sig").rstrip(" \t\r\n").split("\n")
+    assert loaded.backend.get_vocab() == {token.strip(" \t\r"): index for index, token in enumerate(tokens)}
+    said = json.loads(files["tokenizer_config.json"].decode("utf-8-sig")) if len(files) > 1 else {}
+    assert loaded.backend.normalizer.lowercase is said.get("do_lower_case", True)
+    assert loaded.backend.normalizer.strip_accents is said.get("strip_accents")
+    assert loaded.backend.normalizer.handle_chinese_chars is said.get("tokenize_chinese_chars", True)
+    check_tokenizer(loaded, Tokenizer.from_str(loaded.backend.to_str()))
