@@ -189,7 +189,9 @@ def _train(task: Task, config: JobConfig, mesh: Mesh, stop: Stop) -> tuple[Train
                     evaluation = task.evaluate(state.params)
                     report.evaluation(step, evaluation)
                 stopped = stop.asked is not None
-                owed = owed or last or (step > 0 and step % config.checkpoint.every == 0)
+                # The checkpoint that the run goes on from is there already; all it can lack is its evaluation.
+                new = step > start or bool(evaluation)
+                owed = owed or last or (new and step > 0 and step % config.checkpoint.every == 0)
                 if owed or (stopped and step > start):
                     meter.flush()
                     stop_if_diverged(meter, config, checkpoints)
