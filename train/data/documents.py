@@ -1,12 +1,11 @@
 """Documents for pretraining: lists of sentences, from text, JSONL or TFDS."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from train.data.files import check_text, read_lines
+from train.data.files import check_text, read_lines, read_objects
 from train.data.tfds import is_tfds, tfds_source
 from train.errors import InputError
 from transformer_jax.checks import listed, printed
@@ -161,35 +160,15 @@ def _text_documents(path: str, option: str) -> Documents:
 
 def _jsonl_documents(path: str, field: str, option: str) -> Documents:
     def texts() -> Iterator[tuple[str, str]]:
-        name = printed(path)
-        for number, line in read_lines(path, option):
-            if line.strip():
-                place = f"{option}: {name}:{number}"
-                yield _json_text(line, field, place), f"{place}: the field {printed(field)}"
+        for place, row in read_objects(path, option):
+            if field not in row:
+                has = listed([printed(key) for key in row]) or "no fields"
+                raise InputError(f"{place} needs an object with the field {field!r}, but the line has {has}")
+            if not isinstance(row[field], str):
+                raise InputError(f"{place}: the field {field!r} must be a string, not {type(row[field]).__name__}")
+            yield row[field], f"{place}: the field {printed(field)}"
 
     return _records(texts())
-
-
-def _json_text(line: str, field: str, place: str) -> str:
-    """The text in `field` of the object that a line is."""
-    try:
-        row = json.loads(line, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:  # no JSON, a key twice, 6,000 digits; or a thousand brackets
-        raise InputError(f"{place} is not JSON that can be read ({error}); write one object a line") from error
-    if not isinstance(row, dict) or field not in row:
-        has = f"has {listed([printed(key) for key in row]) or 'no fields'}" if isinstance(row, dict) else "is no object"
-        raise InputError(f"{place} needs an object with the field {field!r}, but the line {has}")
-    if not isinstance(row[field], str):
-        raise InputError(f"{place}: the field {field!r} must be a string, not {type(row[field]).__name__}")
-    return row[field]
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"the key {twice!r} occurs twice in an object")
-    return row
 
 
 def _tfds_documents(spec: str, field: str, option: str) -> Documents:

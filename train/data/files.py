@@ -1,14 +1,17 @@
-"""Reading files: lines of text, digests, and errors that name the place."""
+"""Reading files: lines of text, JSON, digests, and errors that name the place."""
 
 import gzip
 import hashlib
+import json
 import stat
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from train.errors import InputError
-from transformer_jax.checks import printed
+from transformer_jax.checks import printed, shown
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -23,7 +26,7 @@ def read_lines(path: str | Path, option: str = "--data") -> Iterator[tuple[int, 
             white space, or its text is not UTF-8 (the message gives the byte offset in the decompressed data) or no
             text (see `check_text`).
     """
-    path = _regular_file(path, option)
+    path = regular_file(path, option)
     offset, blank = 0, True
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
@@ -37,9 +40,45 @@ def read_lines(path: str | Path, option: str = "--data") -> Iterator[tuple[int, 
             f"{option}: {printed(path)} is not a whole gzip file ({error}); write it again with gzip"
         ) from error
     except OSError as error:
-        raise _unreadable(path, option, error) from error
+        raise unreadable(path, option, error) from error
     if blank:
         raise InputError(f"{option}: {printed(path)} is empty; it needs at least one line of text")
+
+
+def read_objects(path: str | Path, option: str = "--data") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (place for messages, object) of a JSONL file: one JSON object a line; blank lines are left out.
+
+    Raises (when the place is reached):
+        InputError: as `read_lines` and `parse_json`, or a line is no object.
+    """
+    name = printed(path)
+    for number, line in read_lines(path, option):
+        if line.strip():
+            place = f"{option}: {name}:{number}"
+            row = parse_json(line, place, "; write one object a line")
+            if not isinstance(row, dict):
+                raise InputError(f"{place} needs an object, but the line is no object")
+            yield place, row
+
+
+def parse_json(text: str, place: str, advice: str = "") -> Any:
+    """The value that a text of JSON stands for; floats may be nan or infinite, as Python reads them.
+
+    Raises:
+        InputError: it is no JSON, or an object has a key twice. `place` begins the message, `advice` ends it.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:  # no JSON, a key twice, 6,000 digits; or a thousand brackets
+        raise InputError(f"{place} is not JSON that can be read ({error}){advice}") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {shown(twice)} occurs twice in an object")
+    return row
 
 
 def file_digest(path: str | Path, option: str = "--data") -> str:
@@ -48,12 +87,12 @@ def file_digest(path: str | Path, option: str = "--data") -> str:
     Raises:
         InputError: the path is no regular file that can be read.
     """
-    path = _regular_file(path, option)
+    path = regular_file(path, option)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise _unreadable(path, option, error) from error
+        raise unreadable(path, option, error) from error
 
 
 def check_text(text: str, place: str) -> str:
@@ -74,8 +113,12 @@ def check_text(text: str, place: str) -> str:
     return text
 
 
-def _regular_file(path: str | Path, option: str) -> Path:
-    """The path of what can be read twice and comes to an end: for the data, and for its fingerprint."""
+def regular_file(path: str | Path, option: str = "--data") -> Path:
+    """The path of what can be read twice and comes to an end: for the data, and for its fingerprint.
+
+    Raises:
+        InputError: there is none, or it is a folder, a pipe or a device.
+    """
     if not str(path):
         raise InputError(f"{option}: the name of a file is empty")
     path = Path(path)
@@ -84,7 +127,7 @@ def _regular_file(path: str | Path, option: str) -> Path:
     except FileNotFoundError as error:
         raise InputError(f"{option}: no such file: {printed(path)}") from error
     except (OSError, ValueError) as error:  # the latter: a name with NUL, or that the file system cannot encode
-        raise _unreadable(path, option, error) from error
+        raise unreadable(path, option, error) from error
     if stat.S_ISDIR(mode):
         raise InputError(f"{option}: {printed(path)} is a directory; name a file in it")
     if not stat.S_ISREG(mode):
@@ -95,7 +138,8 @@ def _regular_file(path: str | Path, option: str) -> Path:
     return path
 
 
-def _unreadable(path: Path, option: str, error: OSError | ValueError) -> InputError:
+def unreadable(path: Path, option: str, error: OSError | ValueError) -> InputError:
+    """The error for a file that the system cannot read, with the system's reason."""
     return InputError(f"{option}: cannot read {printed(path)}: {getattr(error, 'strerror', None) or error}")
 
 
