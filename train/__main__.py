@@ -17,11 +17,15 @@ import tyro
 
 from train.errors import InputError, RunError
 from train.signals import Interrupted
-from train.terminal import open_streams, say
+from train.terminal import one_line, open_streams, say
 from transformer_jax.checks import printed
 
 # Job -> the module that holds it and the class of its options.
-JOBS = {"pretrain": ("train.pretrain", "PretrainConfig"), "translate": ("train.translate", "TranslateConfig")}
+JOBS = {
+    "pretrain": ("train.pretrain", "PretrainConfig"),
+    "finetune": ("train.finetune", "FinetuneConfig"),
+    "translate": ("train.translate", "TranslateConfig"),
+}
 USAGE = f"usage: python -m train {{{'|'.join(JOBS)}}} [options]; --help behind a job lists its options"
 
 
@@ -107,7 +111,7 @@ def _is_rule(line: str) -> bool:
 def fail(message: str, code: int) -> int:
     """Prints one line on stderr, if anybody reads it."""
     with contextlib.suppress(OSError):
-        print(f"train: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        print(f"train: error: {one_line(message)}", file=sys.stderr, flush=True)
     return code
 
 

@@ -21,9 +21,14 @@ def say(text: str = "") -> None:
 def warn(text: str) -> None:
     """Prints a line on stderr, likewise."""
     try:
-        print(f"train: {' '.join(text.split())}", file=sys.stderr, flush=True)
+        print(f"train: {one_line(text)}", file=sys.stderr, flush=True)
     except OSError:
         sys.stderr = _Nowhere()
+
+
+def one_line(text: str) -> str:
+    """A message as one line that every terminal can show: the names in it may hold anything."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
 
 
 def say_table(title: str, rows: Sequence[tuple[str, str]]) -> None:
