@@ -56,7 +56,12 @@ with jax.set_mesh(mesh):
     abstract = abstract_state(model, inputs, optimizer, mesh)
     state = init_state(model, inputs, optimizer, abstract, 0)
     objective = PretrainObjective(model, tokenizer, 64, False)
-    step = make_train_step(objective, optimizer, make_schedule(options, 1600), abstract, seed=0)
+    parts = (objective, optimizer, make_schedule(options, 1600), abstract)
+    try:
+        step = make_train_step(*parts, seed=0)
+    except TypeError:
+        update = make_train_step(*parts)
+        step = lambda state, batch: update(state, batch, 0)
     made = [put_batch(batches[k], mesh) for k in range(8)]
     done = 0
     for line in sys.stdin:

@@ -16,24 +16,28 @@ until one is.
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
+import optax
 from jax.sharding import Mesh
 
 from train.checkpoint import Checkpoints
 from train.data.batches import iterate
 from train.errors import Diverged
 from train.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from train.options import Count, Seed
+from train.options import LARGEST, Count, Range, Seed
 from train.report import Report
 from train.sharding import MeshConfig, put_batch
 from train.signals import Interrupted, Stop, stopping
 from train.state import Objective, TrainState, abstract_state, all_finite, init_state, make_train_step
 from train.terminal import say
+
+
+Every = Annotated[int | None, Range(1, LARGEST)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +52,10 @@ class LogConfig:
 class EvalConfig:
     """How and when the model is evaluated."""
 
-    every: Count = 500
-    """Steps between evaluations; there is always one at the end."""
+    every: Every = 500
+    """Steps between evaluations; None: once in an epoch. There is always one at the end."""
+    patience: Annotated[int | None, Range(1, LARGEST)] = None
+    """Evaluations in a row without a better one after which the run ends; by default it goes to its last step."""
     data: tuple[str, ...] = ()
     """Held-out data, given like --data; by default a part of --data is held out."""
 
@@ -58,8 +64,8 @@ class EvalConfig:
 class CheckpointConfig:
     """When the state is saved."""
 
-    every: Count = 500
-    """Steps between checkpoints; there is always one at the end."""
+    every: Every = 500
+    """Steps between checkpoints; None: once in an epoch. There is always one at the end."""
     keep: Count = 2
     """How many of the latest checkpoints stay; the best one stays too."""
 
@@ -118,6 +124,20 @@ def with_learning_rate(config: Config, preset: str) -> Config:
     return config
 
 
+def nearest_preset(width: int, widths: Mapping[str, int]) -> str:
+    """The preset whose width is nearest to that of a model that is gone on from: its learning rate is the default."""
+    return min(widths, key=lambda name: abs(widths[name] - width))
+
+
+def per_epoch(config: Config, steps: int) -> Config:
+    """The options with `steps`, those of an epoch, where evaluations or checkpoints are counted in epochs."""
+    return dataclasses.replace(
+        config,
+        eval=dataclasses.replace(config.eval, every=config.eval.every or steps),
+        checkpoint=dataclasses.replace(config.checkpoint, every=config.checkpoint.every or steps),
+    )
+
+
 class Task(NamedTuple):
     """What a job hands to the loop.
 
@@ -125,8 +145,11 @@ class Task(NamedTuple):
         inputs: what `model.init` takes after the key, as ShapeDtypeStructs.
         batches: random access by step; batch k is a pure function of (seed, k).
         evaluate: parameters -> an evaluation row, whose names begin with `eval/`.
-        best: the name in that row whose smallest value marks the best checkpoint.
+        best: the name in that row whose best value marks the best checkpoint.
         params: what a fresh run starts from; None for a random initialisation.
+        best_mode: whether the least or the greatest value is the best.
+        keeps_best: whether the job ends with the best checkpoint, not the last: every state that is evaluated is
+            saved then.
     """
 
     name: str
@@ -137,15 +160,44 @@ class Task(NamedTuple):
     evaluate: Callable[[Any], dict[str, Any]]
     best: str = "eval/loss"
     params: Any = None
+    best_mode: Literal["min", "max"] = "min"
+    keeps_best: bool = False
 
 
-def open_checkpoints(config: JobConfig, best: str = "eval/loss") -> Checkpoints:
+class Program(NamedTuple):
+    """What is compiled for a task: runs that differ in their seed and its consequences share it."""
+
+    abstract: TrainState
+    optimizer: optax.GradientTransformation
+    step: Callable[[TrainState, dict[str, jax.Array], int], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def make_program(task: Task, config: JobConfig, mesh: Mesh) -> Program:
+    """The state's shapes and shardings, the optimizer and the update; nothing is computed yet."""
+    schedule = make_schedule(config.optimizer, config.steps)
+    shapes = jax.eval_shape(task.model.init, jax.random.key(0), *task.inputs)["params"]
+    optimizer = make_optimizer(config.optimizer, config.steps, shapes)
+    with jax.set_mesh(mesh):
+        abstract = abstract_state(task.model, task.inputs, optimizer, mesh)
+    step = make_train_step(task.objective, optimizer, schedule, abstract, accumulate=config.accumulate)
+    return Program(abstract, optimizer, step)
+
+
+def open_checkpoints(
+    config: JobConfig, best: str = "eval/loss", best_mode: Literal["min", "max"] = "min"
+) -> Checkpoints:
     """The checkpoints of a run."""
-    return Checkpoints(config.run / "checkpoints", keep_latest=config.checkpoint.keep, best_metric=best)
+    return Checkpoints(
+        config.run / "checkpoints", keep_latest=config.checkpoint.keep, best_metric=best, best_mode=best_mode
+    )
 
 
-def train(task: Task, config: JobConfig, mesh: Mesh) -> tuple[TrainState, dict[str, Any]]:
-    """Runs, or goes on with, a run to its last step; returns the final state and its evaluation.
+def train(
+    task: Task, config: JobConfig, mesh: Mesh, program: Program | None = None
+) -> tuple[TrainState, dict[str, Any]]:
+    """Runs, or goes on with, a run to its end; returns the final state and its evaluation.
+
+    The end is the last step, or an evaluation that is the `--eval.patience`th in a row without a better one.
 
     Raises:
         Diverged: too many updates in a row had to be skipped, or the last state is of no use.
@@ -153,34 +205,30 @@ def train(task: Task, config: JobConfig, mesh: Mesh) -> tuple[TrainState, dict[s
         Interrupted: a signal came; the state is saved.
     """
     with stopping() as stop:
-        ended = _train(task, config, mesh, stop)
+        ended = _train(task, config, mesh, program or make_program(task, config, mesh), stop)
     if stop.asked is not None:
         raise Interrupted(stop.asked, "after the last step; the same command completes the run")
     return ended
 
 
-def _train(task: Task, config: JobConfig, mesh: Mesh, stop: Stop) -> tuple[TrainState, dict[str, Any]]:
-    schedule = make_schedule(config.optimizer, config.steps)
-    shapes = jax.eval_shape(task.model.init, jax.random.key(0), *task.inputs)["params"]
-    optimizer = make_optimizer(config.optimizer, config.steps, shapes)
+def _train(
+    task: Task, config: JobConfig, mesh: Mesh, program: Program, stop: Stop
+) -> tuple[TrainState, dict[str, Any]]:
     data = iterate(task.batches)
-    with jax.set_mesh(mesh), open_checkpoints(config, task.best) as checkpoints:
-        abstract = abstract_state(task.model, task.inputs, optimizer, mesh)
+    with jax.set_mesh(mesh), open_checkpoints(config, task.best, task.best_mode) as checkpoints:
         start = checkpoints.newest() or 0
         if start:
-            restored, position = checkpoints.restore(start, abstract._asdict())
+            restored, position = checkpoints.restore(start, program.abstract._asdict())
             state = TrainState(**restored)
             data.set_state(position)
         else:
-            state = init_state(task.model, task.inputs, optimizer, abstract, config.seed, task.params)
-        step_fn = make_train_step(
-            task.objective, optimizer, schedule, abstract, seed=config.seed, accumulate=config.accumulate
-        )
+            state = init_state(task.model, task.inputs, program.optimizer, program.abstract, config.seed, task.params)
         with Report(
             config.run, total_steps=config.steps, start_step=start, log_every=config.log.every, job=task.name
         ) as report:
             meter = Meter(report, config.log.every, skipped=int(state.skipped))
             owed = False  # a checkpoint is due, but the state was not sound
+            keeps_evaluated = task.keeps_best or config.eval.patience is not None
             for step in range(start, config.steps + 1):
                 last = step == config.steps
                 evaluation: dict[str, Any] = {}
@@ -191,7 +239,8 @@ def _train(task: Task, config: JobConfig, mesh: Mesh, stop: Stop) -> tuple[Train
                 stopped = stop.asked is not None
                 # The checkpoint that the run goes on from is there already; all it can lack is its evaluation.
                 new = step > start or bool(evaluation)
-                owed = owed or last or (new and step > 0 and step % config.checkpoint.every == 0)
+                due = step % config.checkpoint.every == 0 or (keeps_evaluated and bool(evaluation))
+                owed = owed or last or (new and step > 0 and due)
                 if owed or (stopped and step > start):
                     meter.flush()
                     stop_if_diverged(meter, config, checkpoints)
@@ -202,15 +251,28 @@ def _train(task: Task, config: JobConfig, mesh: Mesh, stop: Stop) -> tuple[Train
                         raise Diverged(f"the last state, of step {step}, is of no use: {why_diverged(checkpoints)}")
                 if stopped and stop.asked is not None:
                     raise Interrupted(stop.asked, where_it_goes_on(checkpoints, step))
+                if evaluation and not last and out_of_patience(checkpoints, config, step):
+                    report.message(
+                        f"ends at step {step:,}: {task.best} has not been better for {config.eval.patience} evaluations"
+                    )
+                    last = True
                 if last:
                     break
                 meter.start()
                 batch = put_batch(next(data), mesh)
-                state, metrics = step_fn(state, batch)
+                state, metrics = program.step(state, batch, config.seed)
                 meter.push(step + 1, metrics)
                 checkpoints.check()
                 stop_if_diverged(meter, config, checkpoints)
     return state, evaluation
+
+
+def out_of_patience(checkpoints: Checkpoints, config: JobConfig, step: int) -> bool:
+    """Whether the best evaluation is so many evaluations old; it is read from the checkpoints, which outlast a kill."""
+    if config.eval.patience is None:
+        return False
+    best = checkpoints.best_step()
+    return best is not None and step - best >= config.eval.patience * config.eval.every
 
 
 def is_sound(state: TrainState, meter: "Meter", loss: float | None) -> bool:

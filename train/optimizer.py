@@ -45,6 +45,8 @@ class OptimizerConfig:
     """Added to the root of the mean of squared gradients (not used by adafactor)."""
     clip_norm: NotNegative = 1.0
     """Largest global norm of the gradients; 0 switches clipping off."""
+    layer_decay: Annotated[float, Range(0, 1, open_low=True)] = 1.0
+    """Factor between the learning rates of a layer and of the one above it, embeddings lowest."""
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -122,7 +124,44 @@ def make_optimizer(config: OptimizerConfig, steps: int, params_shapes: Any) -> o
         )
     else:
         optimizer = _muon(config, schedule, params_shapes)
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer) if config.clip_norm else optimizer
+    links = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    links.append(optimizer)
+    if config.layer_decay != 1.0:
+        links.append(_layer_decay(config.layer_decay, params_shapes))
+    return optax.chain(*links) if len(links) > 1 else optimizer
+
+
+def _layer_decay(decay: float, params_shapes: Any) -> optax.GradientTransformation:
+    """Scales updates by `decay` to the power of how far a parameter is from the top (Clark et al. 2020, table 6).
+
+    Of N layers, heads have the power 0, layer i has N - i, and embeddings N + 1. An encoder's and a decoder's layers
+    count alike.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params_shapes)
+    layers = max((_layer_count(_names(path), leaf) for path, leaf in leaves), default=0)
+    if not layers:
+        raise InputError("--optimizer.layer-decay: the model has no layers; leave it out")
+
+    def scale(path: Any, update: jax.Array) -> jax.Array:
+        names = _names(path)
+        if _is_stacked(names):
+            power = (len(update) - jnp.arange(len(update))).reshape(-1, *[1] * (update.ndim - 1))
+            return update * jnp.asarray(decay**power, update.dtype)
+        if index := next((name[len("layer_") :] for name in names if ONE_LAYER.fullmatch(name)), None):
+            return update * decay ** (layers - int(index))
+        return update * decay ** (layers + 1) if any("embed" in name for name in names) else update
+
+    def update_fn(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return jax.tree_util.tree_map_with_path(scale, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update_fn)
+
+
+def _layer_count(names: list[str], leaf: Any) -> int:
+    """How many layers a parameter shows: all where they are stacked, else those up to its own."""
+    if _is_stacked(names):
+        return leaf.shape[0]
+    return max((int(name[len("layer_") :]) + 1 for name in names if ONE_LAYER.fullmatch(name)), default=0)
 
 
 def decay_mask(params: Any) -> Any:

@@ -20,7 +20,17 @@ from train.data.documents import Document, hold_out, read_documents
 from train.data.fingerprint import fingerprint, fingerprint_of, fingerprint_of_model
 from train.data.pretraining import SentencePairs, SentenceRows, TokenCorpus, can_pair, tokenize_corpus
 from train.errors import InputError, blaming
-from train.loop import CheckpointConfig, EvalConfig, JobConfig, Task, say_verdict, train, with_learning_rate
+from train.loop import (
+    CheckpointConfig,
+    EvalConfig,
+    JobConfig,
+    Task,
+    nearest_preset,
+    per_epoch,
+    say_verdict,
+    train,
+    with_learning_rate,
+)
 from train.objectives import PretrainObjective
 from train.optimizer import OptimizerConfig
 from train.options import Count, Range, check_options, refuse_idle
@@ -89,7 +99,8 @@ def main(config: PretrainConfig) -> None:
             f"the mesh splits it {row_shards(mesh)} ways and --accumulate {config.accumulate} times"
         )
     start = load_config(config)
-    config = with_learning_rate(config, nearest_preset(start) if start else config.preset)
+    widths = {name: BertConfig.preset(name).hidden_size for name in PretrainConfig.learning_rates}
+    config = with_learning_rate(config, nearest_preset(start.hidden_size, widths) if start else config.preset)
     with Run("pretrain", config) as run:
         corpus = load_corpus(config)
         tokenizer = load_tokenizer(config, corpus.documents, run.going_on)
@@ -112,7 +123,8 @@ def main(config: PretrainConfig) -> None:
 
         ids = jax.ShapeDtypeStruct((config.batch_size, config.max_length), jnp.int32)
         task = Task("pretrain", model, (ids,), objective, batches, evaluate_held_out, "eval/mlm_loss", params)
-        state, row = train(task, config, mesh)
+        epoch = max(1, len(data.examples) // config.batch_size)
+        state, row = train(task, per_epoch(config, epoch), mesh)
         finish(config, model, tokenizer, state.params, corpus.held_out, row)
 
 
@@ -277,12 +289,6 @@ def load_config(config: PretrainConfig) -> BertConfig | None:
 def start_files(config: PretrainConfig) -> dict[str, str]:
     """The fingerprint of --model, which must stay what it is until the run has a checkpoint."""
     return fingerprint_of_model(local_folder(config.model, FILES)) if config.model else {}
-
-
-def nearest_preset(bert_config: BertConfig) -> str:
-    """The preset whose width is nearest: its learning rate is the default."""
-    width = bert_config.hidden_size
-    return min(PretrainConfig.learning_rates, key=lambda name: abs(BertConfig.preset(name).hidden_size - width))
 
 
 def make_model(

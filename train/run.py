@@ -27,8 +27,8 @@ from transformer_jax.checks import check_value, printed, shown
 
 # What may differ when a run goes on: where it runs and how it is watched and scored, never what it computes.
 FREE = (
-    "run", "mesh", "log", "distributed", "remat", "max_bad_steps", "eval.every", "checkpoint", "average",
-    "bleu_sentences",
+    "run", "mesh", "log", "distributed", "remat", "max_bad_steps", "eval.every", "eval.patience", "checkpoint",
+    "average", "bleu_sentences", "epochs", "seeds",
 )  # fmt: skip
 # What may differ as far as the learning rates of the updates that were made stay what they were.
 SCHEDULE = (
@@ -136,8 +136,8 @@ class Run:
     def _compare(self, found: dict[str, Any]) -> None:
         """Raises InputError where the run in the folder was another, or where its past would have been."""
         was, now = _flatten(found), _flatten(_as_json(self._job, self._config))
-        saved = self.folder / "checkpoints"
-        done = max(seals.scan(saved)[0], default=0) if saved.is_dir() else 0
+        folders = [*self.folder.glob("checkpoints"), *self.folder.glob("seed-*/checkpoints")]
+        done = max((step for saved in folders for step in seals.scan(saved)[0]), default=0)
         if done > self._config.steps:
             raise InputError(
                 f"--steps {self._config.steps}: the run in {self.folder} has a checkpoint of step {done} already"

@@ -68,15 +68,16 @@ def row_shards(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def batch_sharding(mesh: Mesh, ndim: int) -> NamedSharding:
-    """Rows over data and fsdp, positions over sequence."""
-    return NamedSharding(mesh, PartitionSpec(*[("data", "fsdp"), "sequence"][:ndim]))
+def batch_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+    """Rows, the first axis, over data and fsdp; positions, the last one, over sequence where it divides them."""
+    last = "sequence" if shape[-1] % mesh.shape["sequence"] == 0 else None
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp"), *[None] * (len(shape) - 2), *[last] * (len(shape) > 1)))
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows of a batch -> the global arrays."""
     return {
-        name: jax.make_array_from_process_local_data(batch_sharding(mesh, rows.ndim), rows)
+        name: jax.make_array_from_process_local_data(batch_sharding(mesh, rows.shape), rows)
         for name, rows in batch.items()
     }
 

@@ -112,12 +112,11 @@ def make_train_step(
     schedule: optax.Schedule,
     abstract: TrainState,
     *,
-    seed: int,
     accumulate: int = 1,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
-    """The jitted update `(state, batch) -> (state, metrics)`; the state given is donated.
+) -> Callable[[TrainState, Batch, int], tuple[TrainState, Sums]]:
+    """The jitted update `(state, batch, seed) -> (state, metrics)`; the state given is donated.
 
-    Randomness is a pure function of (seed, step). With `accumulate` > 1 the batch is worked off in so many parts,
+    Randomness is a pure function of (seed, step); runs of several seeds share one compilation. With `accumulate` > 1 the batch is worked off in so many parts,
     whose gradients add up to exactly that of the whole: sums are divided by the weights of the whole batch.
     Metrics are the sums divided by their weights, `loss`, `learning_rate`, `gradient_norm`, and each weight
     under `weight/<name>`.
@@ -127,7 +126,7 @@ def make_train_step(
     on as if it had been made.
     """
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+    def step(state: TrainState, batch: Batch, seed: Array) -> tuple[TrainState, Sums]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         with nn.logical_axis_rules(RULES):
             batch, weights = objective.prepare(batch, jax.random.fold_in(key, 0))
@@ -153,7 +152,8 @@ def make_train_step(
         metrics |= {f"weight/{name}": weight for name, weight in weights.items()}
         return TrainState(state.step + 1, skipped, params, opt_state), metrics
 
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings_of(abstract), None))
+    update = jax.jit(step, donate_argnums=0, out_shardings=(shardings_of(abstract), None))
+    return lambda state, batch, seed: update(state, batch, np.uint32(seed))
 
 
 def make_eval_step(objective: Objective) -> Callable[[Any, Batch, Array], tuple[Sums, Sums]]:

@@ -21,7 +21,9 @@ from train.loop import (
     EvalConfig,
     JobConfig,
     Task,
+    nearest_preset,
     open_checkpoints,
+    per_epoch,
     say_verdict,
     train,
     with_learning_rate,
@@ -101,7 +103,9 @@ def main(config: TranslateConfig) -> None:
         )
     mesh = make_mesh(config.mesh)
     start = load_start(config)
-    config = with_learning_rate(config, nearest_preset(start.model.config) if start else config.preset)
+    widths = {name: preset(4).features for name, preset in PRESETS.items()}
+    nearest = nearest_preset(start.model.config.features, widths) if start else config.preset
+    config = with_learning_rate(config, nearest)
     parts = math.lcm(ROW_MULTIPLE, row_shards(mesh) * config.accumulate)
     with Run("translate", config) as run:
         corpus = load_corpus(config)
@@ -121,6 +125,7 @@ def main(config: TranslateConfig) -> None:
             **(fingerprint_of_model(Path(config.model)) if config.model else {}),
         }
         run.begin({**corpus.fingerprint, **made_for})
+        config = per_epoch(config, batches.batches_per_epoch)
         if jax.process_index() == 0:
             path = vocabulary_path(config)
             path.parent.mkdir(exist_ok=True)
@@ -258,11 +263,6 @@ def load_start(config: TranslateConfig) -> Start | None:
         stack_layers(unstack_layers(translator.params)) if config.scan_layers else unstack_layers(translator.params)
     )
     return Start(translator.model, params, translator.tokenizer)
-
-
-def nearest_preset(model: TransformerConfig) -> str:
-    """The preset whose width is nearest: its learning rate is the default."""
-    return min(PRESETS, key=lambda name: abs(PRESETS[name](4).features - model.features))
 
 
 def make_model(config: TranslateConfig, start: Start | None, vocab_size: int) -> Transformer:

@@ -87,11 +87,11 @@ def run(job, config=None, accumulate=1, seed=0, steps=STEPS):
         abstract = abstract_state(model, ids, optimizer, mesh)
         state = init_state(model, ids, optimizer, abstract, seed=0)
         step = make_train_step(
-            objective, optimizer, make_schedule(OPTIMIZER, 100), abstract, seed=seed, accumulate=accumulate
+            objective, optimizer, make_schedule(OPTIMIZER, 100), abstract, accumulate=accumulate
         )
         losses, grads = [], None
         for batch in itertools.islice(itertools.cycle(batches), steps):
-            state, metrics = step(state, put_batch(batch, mesh))
+            state, metrics = step(state, put_batch(batch, mesh), seed)
             losses.append(float(metrics["loss"]))
             grads = jax.tree.map(np.asarray, state.opt_state[1]) if grads is None else grads
     return np.array(losses), grads, metrics

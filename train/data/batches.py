@@ -63,11 +63,19 @@ class ExampleBatches:
         return self._steps
 
     def __getitem__(self, index: int) -> Batch:
+        local = self.members(index)[self._offset : self._offset + self._rows]
+        rows = [self._examples[int(member)] for member in local]
+        return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+    def members(self, index: int) -> np.ndarray:
+        """The examples that make up the global batch `index`, int64 [B].
+
+        Raises IndexError where there is no such batch.
+        """
         if not 0 <= index < self._steps:
             raise IndexError(f"batch {index} of {self._steps}")
-        first = index * self._batch_size + self._offset
-        rows = [self._examples[self._shuffled(position)] for position in range(first, first + self._rows)]
-        return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+        first = index * self._batch_size
+        return np.array([self._shuffled(position) for position in range(first, first + self._batch_size)])
 
     def _shuffled(self, position: int) -> int:
         """The example at a position in the endless sequence of epochs."""
