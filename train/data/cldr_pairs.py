@@ -6,18 +6,18 @@ Each name alone does occur in training, since nothing else could tell a model it
 """
 
 import datetime
-import functools
-import hashlib
 import random
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import babel
-from babel import Locale, dates, lists, numbers, units
+from babel import dates, lists, numbers, units
+
+from train.data.cldr import CURRENCIES, Pair, both, clock, country_names, day, language_names, plain, reserved
 
 NAME = f"embedded (CLDR, Babel {babel.__version__})"
 
-Pair = tuple[str, str]
+RESERVED_PERCENT = 6
 
 
 class Example(NamedTuple):
@@ -29,8 +29,6 @@ class Example(NamedTuple):
     target: str
     held_out: bool
 
-
-_RESERVED_PERCENT = 6
 
 # A template holds {} once for each value; the German ones are built such that the form which CLDR gives fits.
 _DATE = (
@@ -190,16 +188,6 @@ _LANGUAGES = (
     ("The instructions were printed in {}.", "Die Anleitung wurde auf {} gedruckt."),
     ("Our teacher understands {}.", "Unsere Lehrerin versteht {}."),
 )
-_CURRENCIES = (
-    ("EUR USD GBP " * 4) + "CHF JPY SEK NOK DKK CAD AUD NZD INR CNY BRL MXN KRW ZAR THB HUF ISK TRY EGP MAD"
-).split()
-
-# Codes of names that German uses with an article: they stand only where a form without one is right, after a colon.
-_WITH_ARTICLE = (
-    "AC AE AN AQ AX BQ BS BV CC CF CH CK CP CX DG DO FK FO GB GG GS HM IC IM IO IQ IR JE KM KY LB MD MH MN MP MV NE NF "
-    "NL PH PM PN PS SB SC SD SK SS TC TD TF TR UA UM US VA VG VI XK YE"
-)
-_NO_COUNTRY = "EA EU EZ QO UN XA XB ZZ"
 
 
 def cldr_pairs() -> tuple[list[Pair], list[Pair]]:
@@ -235,66 +223,42 @@ def examples() -> list[Example]:
 
 def _example(category: str, template: Pair, *values: Pair) -> Example:
     """Fills a template with (English, German) values."""
-    source, target = (_plain(template[side].format(*(value[side] for value in values))) for side in (0, 1))
-    english = tuple(_plain(value[0]) for value in values)
-    return Example(category, english, source, target, any(_reserved(category, value) for value in english))
-
-
-def _plain(text: str) -> str:
-    """CLDR's thin and no-break spaces as plain ones."""
-    return " ".join(text.split())
-
-
-@functools.cache
-def _reserved(category: str, value: str) -> bool:
-    """Whether a value occurs in held-out sentences of its category only."""
-    digest = hashlib.sha256(f"{category} {value}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") % 100 < _RESERVED_PERCENT
+    source, target = (plain(template[side].format(*(value[side] for value in values))) for side in (0, 1))
+    english = tuple(plain(value[0]) for value in values)
+    return Example(
+        category, english, source, target, any(reserved(category, value, RESERVED_PERCENT) for value in english)
+    )
 
 
 # --- values: functions of a random generator that give a template and (English, German) values ---
 
 
-def _both(form: Callable[..., str], *arguments: Any, **options: Any) -> Pair:
-    return form(*arguments, locale="en", **options), form(*arguments, locale="de", **options)
-
-
-def _day(rng: random.Random) -> datetime.date:
-    return datetime.date(1980, 1, 1) + datetime.timedelta(rng.randrange(365 * 55))
-
-
-def _clock(rng: random.Random) -> Pair:
-    """A time of day, on a five-minute mark more often than not."""
-    minute = rng.choice((rng.randrange(60), 5 * rng.randrange(12), 15 * rng.randrange(4)))
-    return _both(dates.format_time, datetime.time(rng.randrange(24), minute), "short")
-
-
 def _date(rng: random.Random) -> tuple[Pair, Pair]:
-    day = _day(rng)
-    value = _both(dates.format_date, day, "long")
+    date = day(rng)
+    value = both(dates.format_date, date, "long")
     if rng.random() < 0.8:
         return rng.choice(_DATE), value
     source, target = rng.choice(_WEEKDAY)  # the weekday goes into the template: it is no part of the value
-    weekday, weekday_de = _both(dates.format_date, day, "EEEE")
+    weekday, weekday_de = both(dates.format_date, date, "EEEE")
     return (source.format(weekday + ", {}"), target.format(weekday_de + ", {}")), value
 
 
 def _time(rng: random.Random) -> tuple[Pair, Pair]:
-    return rng.choice(_TIME), _clock(rng)
+    return rng.choice(_TIME), clock(rng)
 
 
 def _appointment(rng: random.Random) -> tuple[Pair, Pair, Pair]:
-    return rng.choice(_APPOINTMENT), _both(dates.format_date, _day(rng), "long"), _clock(rng)
+    return rng.choice(_APPOINTMENT), both(dates.format_date, day(rng), "long"), clock(rng)
 
 
 def _month(rng: random.Random) -> tuple[Pair, Pair]:
-    return rng.choice(_MONTH), _both(dates.format_skeleton, "yMMMM", _day(rng))
+    return rng.choice(_MONTH), both(dates.format_skeleton, "yMMMM", day(rng))
 
 
 def _interval(rng: random.Random) -> tuple[Pair, Pair]:
-    first = _day(rng)
+    first = day(rng)
     last = first + datetime.timedelta(rng.randint(2, rng.choice((9, 90))))
-    return rng.choice(_INTERVAL), _both(dates.format_interval, first, last, "yMMMd")
+    return rng.choice(_INTERVAL), both(dates.format_interval, first, last, "yMMMd")
 
 
 def _hours(rng: random.Random) -> tuple[Pair, Pair]:
@@ -308,50 +272,26 @@ def _hours(rng: random.Random) -> tuple[Pair, Pair]:
 def _quantity(rng: random.Random) -> tuple[Pair, Pair]:
     unit, largest, template = rng.choice(_QUANTITY)
     number = rng.randint(2, largest) if rng.random() < 0.6 else rng.randint(11, 10 * largest) / 10
-    return template, _both(units.format_unit, number, unit, length="long")
+    return template, both(units.format_unit, number, unit, length="long")
 
 
 def _money(rng: random.Random) -> tuple[Pair, Pair]:
     amount = rng.randint(200, rng.choice((10_000, 100_000, 1_000_000))) / 100
     kind = rng.choice(("standard", "name"))
-    return rng.choice(_MONEY), _both(numbers.format_currency, amount, rng.choice(_CURRENCIES), format_type=kind)
+    return rng.choice(_MONEY), both(numbers.format_currency, amount, rng.choice(CURRENCIES), format_type=kind)
 
 
 def _percent(rng: random.Random) -> tuple[Pair, Pair]:
     share = rng.randint(2, 999) / 10
-    english, german = _both(numbers.format_decimal, share)
+    english, german = both(numbers.format_decimal, share)
     return rng.choice(_PERCENT), (f"{english}%", f"{german} %")
-
-
-@functools.cache
-def _country_names() -> tuple[list[Pair], list[Pair]]:
-    """Countries and territories: all, and those that German uses without an article."""
-    names = _names("territories")
-    countries = {code: name for code, name in names.items() if code not in _NO_COUNTRY}
-    return list(countries.values()), [name for code, name in countries.items() if code not in _WITH_ARTICLE]
-
-
-@functools.cache
-def _language_names() -> list[Pair]:
-    return list(_names("languages").values())
-
-
-def _names(kind: str) -> dict[str, Pair]:
-    """Two-letter code -> English and German name, without names that hold a remark or two parts."""
-    english, german = (dict(getattr(Locale(locale), kind)) for locale in ("en", "de"))
-    codes = sorted(code for code in english if code in german and len(code) == 2 and code.isalpha())
-    return {
-        code: (english[code], german[code])
-        for code in codes
-        if not any(mark in f"{english[code]} {german[code]}" for mark in ("&", "(", "SAR", "Sonderverwaltungsregion"))
-    }
 
 
 def _single_names() -> list[Example]:
     """Each country and each language in several sentences, all for training."""
-    countries, without_article = _country_names()
+    countries, without_article = country_names()
     uses = [("country", _COUNTRY, without_article), ("country", _COUNTRY_NAMED, countries)]
-    uses.append(("language", _LANGUAGE, _language_names()))
+    uses.append(("language", _LANGUAGE, language_names()))
     return [
         Example(category, (), source.format(name), target.format(name_de), False)
         for category, templates, names in uses
@@ -361,7 +301,7 @@ def _single_names() -> list[Example]:
 
 
 def _countries(rng: random.Random) -> tuple[Pair, Pair]:
-    countries, without_article = _country_names()
+    countries, without_article = country_names()
     if rng.random() < 0.5:
         (start, start_de), (end, end_de) = rng.sample(without_article, 2)
         return rng.choice(_JOURNEY), (f"from {start} to {end}", f"von {start_de} nach {end_de}")
@@ -369,7 +309,7 @@ def _countries(rng: random.Random) -> tuple[Pair, Pair]:
 
 
 def _languages(rng: random.Random) -> tuple[Pair, Pair]:
-    return rng.choice(_LANGUAGES), _listed(rng.sample(_language_names(), rng.choice((2, 3))))
+    return rng.choice(_LANGUAGES), _listed(rng.sample(language_names(), rng.choice((2, 3))))
 
 
 def _listed(names: list[Pair]) -> Pair:

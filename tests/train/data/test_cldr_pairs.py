@@ -8,7 +8,8 @@ from zlib import crc32
 
 import pytest
 
-from train.data.cldr_pairs import _country_names, _language_names, _reserved, cldr_pairs, examples
+from train.data.cldr import country_names, language_names, reserved
+from train.data.cldr_pairs import RESERVED_PERCENT, cldr_pairs, examples
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def test_no_held_out_value_in_training_sentences_of_its_category(made):
     texts = {category: "\n".join(sources) for category, sources in training.items()}
     checked = Counter()
     for example in made:
-        reserved = [value for value in example.values if _reserved(example.category, value)]
+        reserved = [value for value in example.values if reserved(example.category, value, RESERVED_PERCENT)]
         assert bool(reserved) == example.held_out, example
         for value in reserved:
             # "5 liters" in "15 liters" or "2.5 liters", and "¥7" in "¥7,120", are other values.
@@ -45,10 +46,10 @@ def test_no_held_out_value_in_training_sentences_of_its_category(made):
 def test_every_name_is_in_training_alone(made):
     single = {example.source for example in made if not example.values}
     assert not any(example.held_out for example in made if not example.values)
-    countries, without_article = _country_names()
-    assert len(countries) > 200 and len(without_article) > 150 and len(_language_names()) > 150
+    countries, without_article = country_names()
+    assert len(countries) > 200 and len(without_article) > 150 and len(language_names()) > 150
     assert all(f"Country: {name}." in single for name, _ in countries)
-    assert all(f"Language: {name}." in single for name, _ in _language_names())
+    assert all(f"Language: {name}." in single for name, _ in language_names())
     assert ("Switzerland", "Schweiz") in countries and ("Switzerland", "Schweiz") not in without_article
 
 
