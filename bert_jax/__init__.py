@@ -1,6 +1,7 @@
 """BERT in JAX and Flax: the models, their tokenizer, Hugging Face's files, and pipelines.
 
-Letters in array names are those of `transformer_jax`; P counts masked positions of a row.
+Letters in array names are those of `transformer_jax`; P counts masked positions of a row, C the choices of an
+example.
 """
 
 # Configuration and text
@@ -8,11 +9,18 @@ from bert_jax.config import BertConfig
 
 # Models
 from bert_jax.heads import (
+    BertForJointIntentAndSlots,
     BertForMaskedLM,
+    BertForMultipleChoice,
     BertForNextSentencePrediction,
     BertForPreTraining,
     BertForPreTrainingOutput,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    JointOutput,
     LogitsOutput,
+    QuestionAnsweringOutput,
 )
 
 # The masked-LM objective
@@ -26,16 +34,23 @@ from bert_jax.tokenizer import BertTokenizer
 __all__ = [
     "BertConfig",
     "BertEmbeddings",
+    "BertForJointIntentAndSlots",
     "BertForMaskedLM",
+    "BertForMultipleChoice",
     "BertForNextSentencePrediction",
     "BertForPreTraining",
     "BertForPreTrainingOutput",
+    "BertForQuestionAnswering",
+    "BertForSequenceClassification",
+    "BertForTokenClassification",
     "BertModel",
     "BertOutput",
     "BertTokenizer",
     "FillMask",
+    "JointOutput",
     "LogitsOutput",
     "MaskedBatch",
+    "QuestionAnsweringOutput",
     "mask_tokens",
     "maskable",
 ]

@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import flax.linen as nn
 import flax.traverse_util
@@ -89,6 +89,11 @@ class PretrainedModel(nn.Module):
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
+    # The rank of input_ids, [B, L] or [B, C, L].
+    input_rank: ClassVar[int] = 2
+    # Parts that have an output for each label, and the field of the configuration that names those.
+    label_fields: ClassVar[dict[str, str]] = {}
+
     @classmethod
     def from_pretrained(cls, name: str | Path, dtype: DTypeLike = jnp.float32) -> tuple[Self, dict[str, Any]]:
         """Reads a folder in Hugging Face's layout, or a repository of the hub -> (model, float32 parameters).
@@ -139,11 +144,16 @@ class PretrainedModel(nn.Module):
         write_files(folder, {"model.safetensors": weights, "config.json": text.encode()})
 
     @nn.nowrap
+    def example_ids(self) -> jax.Array:
+        """The smallest input_ids, for `init`."""
+        return jnp.zeros((1,) * self.input_rank, jnp.int32)
+
+    @nn.nowrap
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Path ("bert/pooler/kernel") -> shape in the canonical layout. Nothing is computed."""
         # Scanned, one layer is traced and not all of them.
         scanned = self.clone(config=dataclasses.replace(self.config, scan_layers=True))
-        tree = jax.eval_shape(scanned.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+        tree = jax.eval_shape(scanned.init, jax.random.key(0), self.example_ids())["params"]
         flat = flax.traverse_util.flatten_dict(unstack_layers(tree), sep="/")
         return {path: leaf.shape for path, leaf in flat.items()}
 
@@ -153,7 +163,7 @@ class PretrainedModel(nn.Module):
         shallow = self.clone(config=dataclasses.replace(self.config, num_hidden_layers=1))
 
         def init(key: jax.Array) -> dict[str, jax.Array]:
-            params = shallow.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+            params = shallow.init(key, self.example_ids())["params"]
             flat = flax.traverse_util.flatten_dict(params, sep="/")
             return {path: flat[path] for path in _of_parts(flat, parts)}
 

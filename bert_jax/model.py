@@ -1,6 +1,6 @@
 """BERT (Devlin et al. 2019): embeddings, the Transformer's encoder, and the pooler."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -17,10 +17,32 @@ from transformer_jax.stack import Encoder
 
 
 class BertOutput(NamedTuple):
-    """The last layer's output [B, L, D], and tanh of a projection of its first token [B, D] (None without a pooler)."""
+    """What BERT makes of rows of tokens, in its `dtype`.
+
+    Attributes:
+        last_hidden_state: the last layer's output [B, L, D].
+        pooler_output: tanh of a projection of its first token [B, D]; None without a pooler.
+        hidden_states, attentions: where asked for, see `BertModel`.
+    """
 
     last_hidden_state: Array
     pooler_output: Array | None
+    hidden_states: tuple[Array, ...] | None = None
+    attentions: tuple[Array, ...] | None = None
+
+
+class BertInputs(NamedTuple):
+    """The arguments of a call; see `BertModel`."""
+
+    input_ids: Array
+    token_type_ids: Array | None
+    attention_mask: Array | None
+    position_ids: Array | None
+    segment_ids: Array | None
+    deterministic: bool
+    masked_positions: Array | None
+    output_hidden_states: bool
+    output_attentions: bool
 
 
 class BertEmbeddings(nn.Module):
@@ -67,8 +89,72 @@ class BertEmbeddings(nn.Module):
         return dropout(self.norm(x_BLD), self.config.hidden_dropout_prob, seed)
 
 
-class BertModel(PretrainedModel):
-    """Embeddings, encoder and, unless `add_pooling_layer` is False, the pooler."""
+class Bert(PretrainedModel):
+    """The one way to call a BERT, with or without a head."""
+
+    reads_masked_positions: ClassVar[bool] = False
+
+    def __call__(
+        self,
+        input_ids: Array,
+        token_type_ids: Array | None = None,
+        attention_mask: Array | None = None,
+        position_ids: Array | None = None,
+        segment_ids: Array | None = None,
+        deterministic: bool = True,
+        *,
+        masked_positions: Array | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> Any:
+        """Encodes rows of tokens, and does with them what the model is for: see what its class says it returns.
+
+        Args:
+            input_ids: token ids [B, L].
+            token_type_ids: 0 for the first text, 1 for the second; 0 by default.
+            attention_mask: 1 or True for tokens, 0 or False for padding; all tokens by default.
+            position_ids: 0, 1, 2 ... by default; given for packed rows, where they restart with each example.
+            segment_ids: for packed rows: an id for each example, and one of its own for padding. Only tokens of
+                the same example attend to each other.
+            deterministic: no dropout; otherwise `rngs={"dropout": key}` is needed.
+            masked_positions: int [B, P], for models with a masked-LM head: only these positions reach the vocabulary
+                projection, which is most of a small model's work. All L by default.
+            output_hidden_states: also what went into each layer, the embeddings first, and the last layer's output:
+                N + 1 arrays [B, L, D] in `dtype`.
+            output_attentions: also the layers' attention weights, N float32 arrays [B, H, L, L]. They are computed
+                once more, without dropout.
+
+        Ids and masks are all of the shape of `input_ids`; nothing is broadcast. Lists of lists are converted.
+        Values cannot be looked at under `jit`: there an id out of range makes its row NaN, and an integer other
+        than 1 in `attention_mask` is padding.
+
+        Raises:
+            ValueError: another dtype, rank or shape, nothing in them, rows longer than the position table,
+                `masked_positions` for a model without a masked-LM head, or, where values are at hand, ids out of range
+                or a mask of other numbers than 0 and 1.
+        """
+        reads = self.reads_masked_positions or masked_positions is None
+        require(reads, f"{type(self).__name__} takes no masked_positions: only models with a masked-LM head do")
+        inputs = BertInputs(
+            input_ids,
+            token_type_ids,
+            attention_mask,
+            position_ids,
+            segment_ids,
+            deterministic,
+            masked_positions,
+            output_hidden_states,
+            output_attentions,
+        )
+        return self.run(inputs)
+
+    def run(self, inputs: BertInputs) -> Any:
+        """What `__call__` returns."""
+        raise NotImplementedError
+
+
+class BertModel(Bert):
+    """Embeddings, encoder and, unless `add_pooling_layer` is False, the pooler; returns a `BertOutput`."""
 
     add_pooling_layer: bool = True
 
@@ -83,38 +169,20 @@ class BertModel(PretrainedModel):
                 "BD,DE->BE", (D, D), ("embed", None), initializer_range=c.initializer_range, **types
             )
 
-    def __call__(
-        self,
-        input_ids: Array,
-        token_type_ids: Array | None = None,
-        attention_mask: Array | None = None,
-        position_ids: Array | None = None,
-        segment_ids: Array | None = None,
-        deterministic: bool = True,
-    ) -> BertOutput:
-        """Encodes rows of tokens.
-
-        Args:
-            input_ids: token ids [B, L].
-            token_type_ids: 0 for the first text, 1 for the second; 0 by default.
-            attention_mask: 1 or True for tokens, 0 or False for padding; all tokens by default.
-            position_ids: 0, 1, 2 ... by default; given for packed rows, where they restart with each example.
-            segment_ids: for packed rows: an id for each example, and one of its own for padding. Only tokens of
-                the same example attend to each other.
-            deterministic: no dropout; otherwise `rngs={"dropout": key}` is needed.
-
-        Ids and masks are all of the shape of `input_ids`; nothing is broadcast. Lists of lists are converted.
-        Values cannot be looked at under `jit`: there an id out of range makes its row NaN, and an integer other
-        than 1 in `attention_mask` is padding.
-
-        Raises:
-            ValueError: another dtype, rank or shape, nothing in them, rows longer than the position table, or,
-                where values are at hand, ids out of range or a mask of other numbers than 0 and 1.
-        """
-        x_BLD = self.embeddings(input_ids, token_type_ids, position_ids, deterministic)
+    def run(self, inputs: BertInputs) -> BertOutput:
+        """The encoder's output; nothing here reads `masked_positions`."""
+        i = inputs
+        x_BLD = self.embeddings(i.input_ids, i.token_type_ids, i.position_ids, i.deterministic)
         shape = x_BLD.shape[:2]
-        mask = None if attention_mask is None else AttentionMask.padding(attention_mask, shape)
-        if segment_ids is not None:
-            mask = AttentionMask.segments(as_ids("segment_ids", segment_ids, shape)) & mask
-        x_BLD = self.encoder(x_BLD, mask, deterministic=deterministic)
-        return BertOutput(x_BLD, jnp.tanh(self.pooler(x_BLD[:, 0])) if self.add_pooling_layer else None)
+        mask = None if i.attention_mask is None else AttentionMask.padding(i.attention_mask, shape)
+        if i.segment_ids is not None:
+            mask = AttentionMask.segments(as_ids("segment_ids", i.segment_ids, shape)) & mask
+        y_BLD, hidden_states, attentions = self.encoder.states(
+            x_BLD,
+            mask,
+            deterministic=i.deterministic,
+            hidden_states=i.output_hidden_states,
+            attentions=i.output_attentions,
+        )
+        pooled_BD = jnp.tanh(self.pooler(y_BLD[:, 0])) if self.add_pooling_layer else None
+        return BertOutput(y_BLD, pooled_BD, hidden_states, attentions)

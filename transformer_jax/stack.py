@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -136,6 +136,10 @@ class EncoderLayer(_Layer):
         x_BLD = self._residual(x_BLD, self.attention_norm, attend, fold_seed(seed, 1))
         return self._residual(x_BLD, self.mlp_norm, lambda h: self.mlp(h, seed=fold_seed(seed, 2)), fold_seed(seed, 3))
 
+    def attention_weights(self, x_BLD: Array, mask: AttentionMask | None = None) -> Array:
+        """The weights by which the layer attends, without dropout: float32 [B, H, L, L]."""
+        return self.attention.weights(self.attention_norm(x_BLD) if self.config.norm == "pre" else x_BLD, mask)
+
 
 class DecoderLayer(_Layer):
     """Self-attention, attention to the encoder's output, and a feed-forward network (figure 1, right)."""
@@ -222,6 +226,20 @@ class _Stack(nn.Module):
         return None if deterministic else dropout_seed(self.make_rng("dropout"))
 
 
+class EncoderStates(NamedTuple):
+    """What an encoder computes on the way.
+
+    Attributes:
+        output: [B, L, D].
+        hidden_states: what went into each layer, and the output behind the last one: N + 1 arrays [B, L, D].
+        attentions: each layer's attention weights without dropout: N float32 arrays [B, H, L, L].
+    """
+
+    output: Array
+    hidden_states: tuple[Array, ...] | None
+    attentions: tuple[Array, ...] | None
+
+
 class Encoder(_Stack):
     """A stack of encoder layers: [B, L, D] -> [B, L, D]."""
 
@@ -229,13 +247,31 @@ class Encoder(_Stack):
 
     def __call__(self, x_BLD: Array, mask: AttentionMask | None = None, *, deterministic: bool = True) -> Array:
         """Dropout needs `deterministic=False` and `rngs={"dropout": key}`."""
+        return self.states(x_BLD, mask, deterministic=deterministic).output
+
+    def states(
+        self,
+        x_BLD: Array,
+        mask: AttentionMask | None = None,
+        *,
+        deterministic: bool = True,
+        hidden_states: bool = False,
+        attentions: bool = False,
+    ) -> EncoderStates:
+        """The output with, where asked for, each layer's input and attention weights.
+
+        Fused kernels keep no weights: they are computed once more from the same parameters.
+        """
         seed = self._seed(deterministic)
 
-        def body(layer: EncoderLayer, x_BLD: Array, index: Array, _: None) -> tuple[Array, None]:
-            return layer(x_BLD, mask, seed=fold_seed(seed, index)), None
+        def body(layer: EncoderLayer, x_BLD: Array, index: Array, _: None) -> tuple[Array, Any]:
+            seen = (x_BLD if hidden_states else None, layer.attention_weights(x_BLD, mask) if attentions else None)
+            return layer(x_BLD, mask, seed=fold_seed(seed, index)), seen
 
-        x_BLD, _ = self._run(body, constrain(x_BLD, "batch", "length", None))
-        return self.norm(x_BLD) if self.config.norm == "pre" else x_BLD
+        x_BLD, seen = self._run(body, constrain(x_BLD, "batch", "length", None))
+        y_BLD = self.norm(x_BLD) if self.config.norm == "pre" else x_BLD
+        inputs, weights = seen if self.config.scan_layers else zip(*seen, strict=True)
+        return EncoderStates(y_BLD, (*inputs, y_BLD) if hidden_states else None, tuple(weights) if attentions else None)
 
 
 class Decoder(_Stack):
