@@ -1,37 +1,21 @@
 """BERT's WordPiece tokenizer over the `tokenizers` library, in Hugging Face's file layout."""
 
-import contextlib
-import json
-from collections.abc import Iterable, Iterator, Sequence
+import copy
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Encoding, Tokenizer
 
 from bert_jax.hub import local_folder
-from bert_jax.vocabulary import (
-    MAX_VOCABULARY,
-    MAX_WORD,
-    SPECIAL_TOKENS,
-    check_texts,
-    learn_vocabulary,
-    normalizer,
-    read_vocabulary,
-    write_vocabulary,
-)
+from bert_jax.tokenizer_files import FILES, Settings, assemble, check_special, file_contents, read_backend, reading
+from bert_jax.vocabulary import MAX_VOCABULARY, SPECIAL_TOKENS, check_texts, learn_vocabulary
 from transformer_jax.checkpoints import write_files
-from transformer_jax.checks import Size, check_fields, check_ids, check_value, listed, printed, require, shown
+from transformer_jax.checks import LARGEST, Range, Size, check_ids, check_value, listed, require, shown
 
-FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
-
-
-class _Settings(NamedTuple):
-    """What a tokenizer_config.json says about a vocab.txt."""
-
-    do_lower_case: bool = True
-    strip_accents: bool | None = None
-    tokenize_chinese_chars: bool = True
+MIN_BUCKET = 16
 
 
 class BertTokenizer:
@@ -52,8 +36,8 @@ class BertTokenizer:
         backend.no_padding()
         self.backend = backend
         vocabulary = backend.get_vocab()
-        _check_special(vocabulary)
-        _check_special(backend.get_vocab(with_added_tokens=False))
+        check_special(vocabulary)
+        check_special(backend.get_vocab(with_added_tokens=False))
         unknown = backend.model.unk_token
         require(unknown == "[UNK]", f"unknown words become {shown(unknown)}, not '[UNK]'")
         ids = [vocabulary[token] for token in SPECIAL_TOKENS]
@@ -84,49 +68,33 @@ class BertTokenizer:
             ValueError: vocab_size is below 16 or above 10 million, texts is not a list of str, or there is no word
                 in it.
         """
-        return cls(_assemble(learn_vocabulary(texts, vocab_size, lowercase), _Settings(do_lower_case=lowercase)))
+        return cls(assemble(learn_vocabulary(texts, vocab_size, lowercase), Settings(do_lower_case=lowercase)))
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "BertTokenizer":
-        """Reads tokenizer.json or else vocab.txt (with tokenizer_config.json) from a folder or the hub.
+        """Reads tokenizer.json or else vocab.txt from a folder or the hub.
+
+        What tokenizer_config.json says of `do_lower_case`, `strip_accents` and `tokenize_chinese_chars` is followed.
+        A vocab.txt without `do_lower_case` is that of a cased model if any entry of it has a capital letter, else
+        that of an uncased one, which lower-cases all text (Hugging Face always does, and a cased model then gets
+        other words than it was trained on). A vocabulary with capitals that is lower-cased nevertheless, because its
+        files say so, is named in a warning.
 
         Raises:
             ValueError: nothing of that name, neither file in it, or files that cannot be read, are damaged, or hold
                 another kind of tokenizer.
         """
         folder = local_folder(name, FILES)
-        whole, vocabulary, settings = (folder / file for file in FILES)
-        if whole.exists():
-            with _reading(whole):
-                return cls(Tokenizer.from_str(whole.read_text(encoding="utf-8")))
-        require(vocabulary.exists(), f"{folder} holds neither tokenizer.json nor vocab.txt")
-        with _reading(settings):
-            chosen = _read_settings(settings)
-        with _reading(vocabulary):
-            return cls(_assemble(read_vocabulary(vocabulary), chosen))
+        backend = read_backend(folder)
+        with reading(next(folder / file for file in FILES if (folder / file).exists())):
+            return cls(backend)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes what Hugging Face's BertTokenizer loads: tokenizer.json, vocab.txt and two small JSON files.
 
         Raises ValueError, and writes nothing, for a token that vocab.txt cannot hold.
         """
-        folder, rules = Path(folder), self.backend.normalizer
-        names = dict(
-            zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL_TOKENS, strict=True)
-        )
-        config = {
-            "tokenizer_class": "BertTokenizer",
-            "do_lower_case": getattr(rules, "lowercase", True),
-            "strip_accents": getattr(rules, "strip_accents", None),
-            "tokenize_chinese_chars": getattr(rules, "handle_chinese_chars", True),
-            **names,
-        }
-        files = {
-            "tokenizer.json": self.backend.to_str(pretty=True),
-            "vocab.txt": write_vocabulary(self.backend.get_vocab()),
-            "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
-            "special_tokens_map.json": json.dumps(names, indent=2) + "\n",
-        }
+        folder, files = Path(folder), file_contents(self.backend)
         folder.mkdir(parents=True, exist_ok=True)
         write_files(folder, {name: content.encode() for name, content in files.items()})
 
@@ -158,11 +126,19 @@ class BertTokenizer:
         encodings = self.encode(texts, pairs, max_length)
         return self.pad(encodings, max_length if padding == "max_length" else None)
 
-    def pad(self, encodings: Sequence[Encoding], length: int | None = None) -> dict[str, np.ndarray]:
-        """What `encode` returned -> the arrays of `__call__`, of the given length or that of the longest row."""
-        shape = (len(encodings), length or max(map(len, encodings)))
+    def pad(
+        self, encodings: Sequence[Encoding], length: int | None = None, rows: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """What `encode` and its like returned -> the arrays of `__call__`.
+
+        Args:
+            length: of a row; by default that of the longest encoding.
+            rows: by default one an encoding. Rows of padding are added behind them, which attend to their first token.
+        """
+        shape = (rows or len(encodings), length or max(map(len, encodings)))
         input_ids = np.full(shape, self.pad_id, np.int32)
         token_type_ids, attention_mask = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        attention_mask[len(encodings) :, 0] = 1
         for row, encoding in enumerate(encodings):
             used = len(encoding)
             input_ids[row, :used] = encoding.ids
@@ -170,27 +146,90 @@ class BertTokenizer:
             attention_mask[row, :used] = 1
         return {"input_ids": input_ids, "token_type_ids": token_type_ids, "attention_mask": attention_mask}
 
+    def pad_to_bucket(self, encodings: Sequence[Encoding], longest: int) -> dict[str, np.ndarray]:
+        """As `pad`, in one of few shapes, so that little is compiled: rows are a power of two, see `bucket`."""
+        rows = 1 << (len(encodings) - 1).bit_length()
+        return self.pad(encodings, bucket(max(map(len, encodings)), longest), rows)
+
     def encode(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, max_length: int | None = None
     ) -> list[Encoding]:
-        """The encodings behind `__call__`, not padded: they also know words and character offsets."""
+        """The encodings behind `__call__`, not padded: they also know words and character offsets.
+
+        What did not fit is in their `overflowing`.
+        """
         texts = check_texts("texts", texts)
         pairs = None if pairs is None else check_texts("pairs", pairs)
         require(len(texts) > 0, "texts is empty: give at least one text")
         require(pairs is None or len(pairs) == len(texts), f"{len(texts)} texts, but {len(pairs or ())} pairs")
-        check_value("max_length", max_length, Size | None)
-        special = 2 if pairs is None else 3
-        room = None if max_length is None else max_length - special
-        require(room is None or room > 0, f"max_length {max_length} leaves no room beside {special} special tokens")
-        first = self.backend.encode_batch(texts, add_special_tokens=False)
+        room = _room(max_length, 2 if pairs is None else 3)
+        first = self._plain.encode_batch(texts, add_special_tokens=False)
         if pairs is None:
-            for encoding in first:
-                _truncate(room, encoding)
-            return [self.backend.post_process(encoding) for encoding in first]
-        second = self.backend.encode_batch(pairs, add_special_tokens=False)
+            return self._finished(first, room)
+        second = self._plain.encode_batch(pairs, add_special_tokens=False)
         for both in zip(first, second, strict=True):
             _truncate(room, *both)
         return [self.backend.post_process(a, b) for a, b in zip(first, second, strict=True)]
+
+    def encode_words(self, sentences: Sequence[Sequence[str]], max_length: int | None = None) -> list[Encoding]:
+        """As `encode`, of sentences that are split into words already.
+
+        `word_ids` of an encoding say of each token which word of the sentence it belongs to (None: [CLS] and [SEP]),
+        `offsets` where it lies within that word. A word of nothing that is kept, such as "" or control characters,
+        has no token; a sentence without words is [CLS] [SEP].
+
+        Raises:
+            ValueError: sentences is no list of lists of str, or empty, or there is no room for text.
+        """
+        several = isinstance(sentences, Iterable) and not isinstance(sentences, str | bytes | Mapping)
+        require(several, f"sentences must be a list of lists of words, not {shown(sentences)}")
+        words = [check_texts(f"sentences[{index}]", sentence) for index, sentence in enumerate(sentences)]
+        require(len(words) > 0, "sentences is empty: give at least one sentence")
+        room = _room(max_length, 2)
+        return self._finished(self._plain.encode_batch(words, is_pretokenized=True, add_special_tokens=False), room)
+
+    def encode_windows(self, question: str, context: str, max_length: int, stride: int) -> list[Encoding]:
+        """A question beside its context, in as many rows as the context needs: [CLS] question [SEP] context [SEP].
+
+        Only the context is cut, into windows that overlap. Where an encoding's `sequence_ids` are 1, its `offsets`
+        are places in the whole context; where they are 0, in the question.
+
+        Args:
+            max_length: longest row, special tokens included.
+            stride: how many tokens of the context each window shares with the one before.
+
+        Raises:
+            ValueError: question or context is no str, or the question leaves no room for more than `stride` tokens.
+        """
+        both = [check_texts(name, [text])[0] for name, text in (("question", question), ("context", context))]
+        check_value("max_length", max_length, Size)
+        check_value("stride", stride, Annotated[int, Range(0, LARGEST)])
+        first, second = self._plain.encode_batch(both, add_special_tokens=False)
+        room = max_length - 3 - len(first)
+        require(
+            room > stride,
+            f"max_length {max_length} leaves {max(room, 0)} tokens for the context beside the question's {len(first)}, "
+            f"but more than stride {stride} are needed",
+        )
+        second.truncate(room, stride=stride)
+        # One by one: the library gives type ids to the first row alone.
+        return [self.backend.post_process(first, window) for window in (second, *second.overflowing)]
+
+    @functools.cached_property
+    def _plain(self) -> Tokenizer:
+        """Without [CLS] and [SEP], which are put around what is left after truncation.
+
+        The whole one, even where it is told not to add them, calls each text the first of a pair: `sequence_ids` of
+        two such texts are wrong once they are joined.
+        """
+        plain = copy.deepcopy(self.backend)
+        plain.post_processor = None
+        return plain
+
+    def _finished(self, encodings: list[Encoding], room: int | None) -> list[Encoding]:
+        for encoding in encodings:
+            _truncate(room, encoding)
+        return [self.backend.post_process(encoding) for encoding in encodings]
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """One row of ids -> text; WordPiece does not keep case and spaces that the normalizer removed.
@@ -213,6 +252,20 @@ class BertTokenizer:
         return mask
 
 
+def bucket(length: int, longest: int) -> int:
+    """The next of 16, 32, 48, 64, 96, 128, 192 ..., at most `longest`: few shapes, and a third of padding at most."""
+    power = max(MIN_BUCKET, 1 << (length - 1).bit_length())
+    between = power * 3 // 4
+    return min(longest, between if length <= between and power > 2 * MIN_BUCKET else power)
+
+
+def _room(max_length: int | None, special: int) -> int | None:
+    check_value("max_length", max_length, Size | None)
+    room = None if max_length is None else max_length - special
+    require(room is None or room > 0, f"max_length {max_length} leaves no room beside {special} special tokens")
+    return room
+
+
 def _truncate(room: int | None, a: Encoding, b: Encoding | None = None) -> None:
     """Cuts to `room` tokens in all, the longer text first; when both are cut, the longer one keeps the odd token."""
     lengths = [len(a)] if b is None else [len(a), len(b)]
@@ -226,45 +279,3 @@ def _truncate(room: int | None, a: Encoding, b: Encoding | None = None) -> None:
     for encoding, keep in ((a, keep_a), (b, keep_b)):
         if len(encoding) > keep:
             encoding.truncate(keep)
-
-
-def _check_special(vocabulary: dict[str, int]) -> None:
-    missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
-    require(not missing, f"the vocabulary lacks the special tokens {', '.join(missing)}")
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Whatever is wrong with a file, and the library raises plain Exception, becomes a ValueError that names it."""
-    try:
-        yield
-    except BaseException as error:  # `tokenizers` panics with one of Rust's own
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise ValueError(f"{path} cannot be read: {printed(' '.join(str(error).split()))}") from error
-
-
-def _read_settings(path: Path) -> _Settings:
-    if not path.exists():
-        return _Settings()
-    config = json.loads(path.read_text(encoding="utf-8-sig"))
-    require(isinstance(config, dict), f"it holds {type(config).__name__}, not a JSON object")
-    settings = _Settings(**{name: config[name] for name in _Settings._fields if name in config})
-    check_fields(settings)
-    return settings
-
-
-def _assemble(vocabulary: dict[str, int], settings: _Settings) -> Tokenizer:
-    """BERT's pipeline over a vocabulary."""
-    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD))
-    backend.normalizer = normalizer(*settings)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece(prefix="##")
-    _check_special(vocabulary)
-    backend.add_special_tokens(list(SPECIAL_TOKENS))
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS]:0 $A:0 [SEP]:0",
-        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
-        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
-    )
-    return backend

@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import json
+import re
 import shutil
+import unicodedata
 
 import flax.traverse_util
 import jax
@@ -17,8 +19,10 @@ from tokenizers import Tokenizer
 
 from bert_jax import BertConfig, BertModel, BertTokenizer
 from bert_jax.checkpoints import PretrainedModel, to_hugging_face
+from bert_jax.vocabulary import SPECIAL_TOKENS
 from tests.fuzzing import (
     broken,
+    check_line,
     damaged,
     fuzz,
     json_text,
@@ -222,7 +226,75 @@ def test_vocabulary(tokenizer, tmp_path, data):
     tokens = files["vocab.txt"].decode("utf-8-sig").rstrip(" \t\r\n").split("\n")
     assert loaded.backend.get_vocab() == {token.strip(" \t\r"): index for index, token in enumerate(tokens)}
     said = json.loads(files["tokenizer_config.json"].decode("utf-8-sig")) if len(files) > 1 else {}
-    assert loaded.backend.normalizer.lowercase is said.get("do_lower_case", True)
-    assert loaded.backend.normalizer.strip_accents is said.get("strip_accents")
-    assert loaded.backend.normalizer.handle_chinese_chars is said.get("tokenize_chinese_chars", True)
+    cased = any(token != token.lower() for token in loaded.backend.get_vocab() if not re.fullmatch(r"\[.*\]", token))
+    rules, lowercase = loaded.backend.normalizer, said.get("do_lower_case")
+    assert rules.lowercase is (not cased if lowercase is None else lowercase)
+    assert rules.strip_accents is said.get("strip_accents")
+    assert rules.handle_chinese_chars is said.get("tokenize_chinese_chars", True)
     check_tokenizer(loaded, Tokenizer.from_str(loaded.backend.to_str()))
+
+
+# --- words and windows -------------------------------------------------------------------------------------------
+
+LETTERS = "aAéÜ日x1 \t\u200b\x00\u0301.,-#İß😀"
+WRITTEN = st.text(LETTERS, max_size=30) | st.sampled_from([*TEXTS, "[MASK]", "[SEP] x", "\ud800", "quicker " * 40])
+ANYTHING = st.one_of(WRITTEN, st.none(), st.integers(-3, 30), st.floats(), st.binary(max_size=3), st.lists(WRITTEN))
+LENGTHS = st.integers(-2, 40) | st.sampled_from([None, True, 2**40, 3.0, "8"])
+
+
+def encoded(make):
+    """What `make` returns, or None where it refuses in one line."""
+    try:
+        return make()
+    except ValueError as error:
+        assert type(error) is ValueError
+        check_line(str(error), "")
+        return None
+
+
+def check_pieces(tokenizer, text, tokens, offsets):
+    """Each token is what is left of the text at its place: letters without case and accents."""
+    for token, (start, end) in zip(tokens, offsets, strict=True):
+        assert 0 <= start < end <= len(text)
+        if token not in SPECIAL_TOKENS:
+            plain = tokenizer.backend.normalizer.normalize_str(text[start:end])
+            assert token.removeprefix("##") == plain.strip() or not unicodedata.is_normalized("NFD", text.lower())
+
+
+@fuzz
+@given(st.lists(st.lists(WRITTEN, max_size=5) | ANYTHING, max_size=3) | ANYTHING, LENGTHS)
+def test_words(tokenizer, sentences, max_length):
+    found = encoded(lambda: tokenizer.encode_words(sentences, max_length))
+    if found is None:
+        return
+    for words, encoding in zip(sentences, found, strict=True):
+        assert max_length is None or len(encoding) <= max_length
+        assert encoding.word_ids[0] is encoding.word_ids[-1] is None
+        inside = encoding.word_ids[1:-1]
+        assert inside == sorted(inside) and set(inside) <= set(range(len(words)))
+        for number in set(inside):
+            at = [i for i, word in enumerate(encoding.word_ids) if word == number]
+            check_pieces(tokenizer, words[number], [encoding.tokens[i] for i in at], [encoding.offsets[i] for i in at])
+        whole = [i for word in words for i in tokenizer.encode([word])[0].ids[1:-1]]
+        assert encoding.ids[1:-1] == whole[: len(inside)]
+        assert bool(encoding.overflowing) is (len(inside) < len(whole))
+
+
+@fuzz
+@given(ANYTHING, ANYTHING, LENGTHS, LENGTHS)
+def test_windows(tokenizer, question, context, max_length, stride):
+    windows = encoded(lambda: tokenizer.encode_windows(question, context, max_length, stride))
+    if windows is None:
+        return
+    asked, told = tokenizer.encode([question])[0], tokenizer.encode([context])[0]
+    reached = 0
+    for number, window in enumerate(windows):
+        assert len(window) <= max_length
+        assert window.ids[: len(asked)] == asked.ids
+        start = max(0, reached - stride) if number else 0
+        reached = start + len(window) - len(asked) - 1
+        assert window.ids[len(asked) :] == [*told.ids[1:-1][start:reached], tokenizer.sep_id]
+        assert window.offsets[len(asked) : -1] == told.offsets[1:-1][start:reached]
+        assert window.sequence_ids == [None, *[0] * (len(asked) - 2), None, *[1] * (reached - start), None]
+        check_pieces(tokenizer, context, window.tokens[len(asked) : -1], window.offsets[len(asked) : -1])
+    assert reached == len(told) - 2

@@ -155,13 +155,6 @@ def test_files_round_trip(tokenizer, tmp_path):
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_vocabulary_file_with_its_case(tmp_path):
-    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nCat\ncat\n")
-    assert BertTokenizer.from_pretrained(tmp_path)(["Cat"])["input_ids"][0, 1] == 6
-    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
-    assert BertTokenizer.from_pretrained(tmp_path)(["Cat"])["input_ids"][0, 1] == 5
-
-
 def test_unreadable_folders(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"neither tokenizer.json nor vocab.txt"):
         BertTokenizer.from_pretrained(tmp_path)

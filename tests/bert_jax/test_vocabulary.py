@@ -173,3 +173,4 @@ def test_folders_in_the_place_of_files(tmp_path):
         (tmp_path / name).mkdir()
         with pytest.raises(ValueError, match=f"{tmp_path}/{name} cannot be read: "):
             BertTokenizer.from_pretrained(tmp_path)
+        (tmp_path / name).rmdir()
