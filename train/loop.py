@@ -36,7 +36,6 @@ from train.signals import Interrupted, Stop, stopping
 from train.state import Objective, TrainState, abstract_state, all_finite, init_state, make_train_step
 from train.terminal import say
 
-
 Every = Annotated[int | None, Range(1, LARGEST)]
 
 
@@ -232,19 +231,19 @@ def _train(
             for step in range(start, config.steps + 1):
                 last = step == config.steps
                 evaluation: dict[str, Any] = {}
-                if stop.asked is None and (last or (step and step % config.eval.every == 0)):
+                if stop.asked is None and (last or (step and due(step, config.eval.every))):
                     meter.flush()
                     evaluation = task.evaluate(state.params)
                     report.evaluation(step, evaluation)
                 stopped = stop.asked is not None
                 # The checkpoint that the run goes on from is there already; all it can lack is its evaluation.
                 new = step > start or bool(evaluation)
-                due = step % config.checkpoint.every == 0 or (keeps_evaluated and bool(evaluation))
-                owed = owed or last or (new and step > 0 and due)
+                save = due(step, config.checkpoint.every) or (keeps_evaluated and bool(evaluation))
+                owed = owed or last or (new and step > 0 and save)
                 if owed or (stopped and step > start):
                     meter.flush()
                     stop_if_diverged(meter, config, checkpoints)
-                    if is_sound(state, meter, evaluation.get(task.best)):
+                    if is_sound(state, meter, evaluation):
                         checkpoints.save(step, state._asdict(), data.get_state(), evaluation or None, interim=not owed)
                         owed = False
                     elif last:
@@ -267,20 +266,26 @@ def _train(
     return state, evaluation
 
 
+def due(step: int, every: int | None) -> bool:
+    """Whether it is time for what is done every so many steps; None is only for the end."""
+    return every is not None and step % every == 0
+
+
 def out_of_patience(checkpoints: Checkpoints, config: JobConfig, step: int) -> bool:
     """Whether the best evaluation is so many evaluations old; it is read from the checkpoints, which outlast a kill."""
     if config.eval.patience is None:
         return False
     best = checkpoints.best_step()
-    return best is not None and step - best >= config.eval.patience * config.eval.every
+    return best is not None and step - best >= config.eval.patience * (config.eval.every or config.steps)
 
 
-def is_sound(state: TrainState, meter: "Meter", loss: float | None) -> bool:
-    """Whether a state is worth keeping: finite, and neither its evaluation nor the step that led to it speaks against.
+def is_sound(state: TrainState, meter: "Meter", evaluation: dict[str, Any]) -> bool:
+    """Whether a state is worth keeping: finite, and neither its losses nor the step that led to it speaks against.
 
     An update can ruin parameters that are still finite; the evaluation tells, or else that the next steps are skipped.
     """
-    good = meter.streak == 0 if loss is None else math.isfinite(loss)
+    losses = [value for name, value in evaluation.items() if name.endswith("loss")]
+    good = all(map(math.isfinite, losses)) if losses else meter.streak == 0
     return good and bool(all_finite(state.params))
 
 

@@ -31,8 +31,8 @@ class OptimizerConfig:
     """Learning rate at the end of the warm-up; by default the job's own for the preset."""
     schedule: Literal["linear", "inverse-square-root", "cosine", "warmup-stable-decay"] = "linear"
     """Shape after the warm-up; all but inverse-square-root end at 0 after the last step."""
-    warmup_steps: Annotated[int, Range(0, LARGEST)] = 0
-    """Steps in which the learning rate rises linearly from 1/warmup of its peak."""
+    warmup_steps: Annotated[int | None, Range(0, LARGEST)] = 0
+    """Steps in which the learning rate rises linearly from 1/warmup of its peak; None: a tenth of --steps."""
     decay_steps: Annotated[int | None, Range(1, LARGEST)] = None
     """Last steps, in which warmup-stable-decay falls from the peak to 0; by default a tenth of --steps."""
     weight_decay: NotNegative = 0.01
@@ -63,7 +63,7 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
         InputError: a value of `config` is out of range, or an option has no meaning for the schedule.
     """
     check_options(config, "--optimizer.")
-    peak, warmup = config.learning_rate, config.warmup_steps
+    peak, warmup = config.learning_rate, steps // 10 if config.warmup_steps is None else config.warmup_steps
     if peak is None:
         raise InputError("--optimizer.learning-rate: the preset has none of its own; give a number above 0")
     if config.decay_steps is not None and config.schedule != "warmup-stable-decay":

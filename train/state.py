@@ -116,10 +116,10 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch, int], tuple[TrainState, Sums]]:
     """The jitted update `(state, batch, seed) -> (state, metrics)`; the state given is donated.
 
-    Randomness is a pure function of (seed, step); runs of several seeds share one compilation. With `accumulate` > 1 the batch is worked off in so many parts,
-    whose gradients add up to exactly that of the whole: sums are divided by the weights of the whole batch.
-    Metrics are the sums divided by their weights, `loss`, `learning_rate`, `gradient_norm`, and each weight
-    under `weight/<name>`.
+    Randomness is a pure function of (seed, step); runs of several seeds share one compilation. With `accumulate` > 1
+    the batch is worked off in so many parts, whose gradients add up to exactly that of the whole: sums are divided by
+    the weights of the whole batch. Metrics are the sums divided by their weights, `loss`, `learning_rate`,
+    `gradient_norm`, and each weight under `weight/<name>`.
 
     An update whose loss or gradient norm is not finite is skipped on the device: parameters and moments stay, and
     `skipped_updates`, the number of those so far, goes up. Steps, and with them the schedule and all randomness, go

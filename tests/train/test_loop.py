@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -20,7 +21,9 @@ from train.loop import (
     JobConfig,
     LogConfig,
     Task,
+    make_program,
     open_checkpoints,
+    per_epoch,
     say_verdict,
     train,
     where_it_goes_on,
@@ -70,7 +73,7 @@ class Batches:
         return {"x": np.full_like(x, self.spoiled[k]) if k in self.spoiled else x, "y": y}
 
 
-def go(folder, batches=None, loss=1.0, objective=None, **options):
+def go(folder, batches=None, loss=1.0, objective=None, of_task=None, **options):
     config = JobConfig(
         run=folder, data=(), preset="", model="", steps=STEPS, log=LogConfig(1), eval=EvalConfig(every=6),
         checkpoint=CheckpointConfig(every=2, keep=3), max_bad_steps=3, mesh=MeshConfig(),
@@ -83,6 +86,7 @@ def go(folder, batches=None, loss=1.0, objective=None, **options):
         return {"eval/loss": loss if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)) else math.nan}
 
     task = Task("test", Matrix(), inputs, objective or Distance(), batches or Batches(), evaluate)
+    task = task._replace(**of_task or {})
     with Run("test", config) as run:
         run.begin({})
         state, _ = train(task, config, make_mesh(config.mesh))
@@ -256,3 +260,77 @@ def test_a_model_worse_than_guessing_is_said(capsys):
     for loss in (1e10, math.nan, 6.0):
         say_verdict(loss, 100)
         assert "worse than that of guessing (4.61 nat" in capsys.readouterr().out
+
+
+class Scores:
+    """Evaluations that score what they are told, one after the other."""
+
+    def __init__(self, *scores):
+        self.scores, self.seen = scores, {}
+
+    def __call__(self, params):
+        # By the parameters: an evaluation that is made again after a restart is no new one.
+        key = np.asarray(jax.tree.leaves(params)[0]).tobytes()
+        self.seen.setdefault(key, self.scores[len(self.seen)])
+        return {"eval/loss": 1.0, "eval/score": self.seen[key]}
+
+
+def patient(folder, scores, **options):
+    task = {"evaluate": scores, "best": "eval/score", "best_mode": "max", "keeps_best": True}
+    rare = CheckpointConfig(every=1000, keep=1)
+    return go(folder, of_task=task, eval=EvalConfig(every=2, patience=2), checkpoint=rare, **options)
+
+
+def test_a_run_ends_when_its_score_gets_no_better(tmp_path, capsys):
+    state = patient(tmp_path / "run", Scores(0.1, 0.5, 0.4, 0.3, 0.9, 0.9))
+    assert state.step == 8  # evaluated at 2, 4, 6 and 8: the best is two evaluations old
+    assert "ends at step 8: eval/score has not been better for 2 evaluations" in capsys.readouterr().out
+    with Checkpoints(
+        tmp_path / "run" / "checkpoints", keep_latest=1, best_metric="eval/score", best_mode="max"
+    ) as kept:
+        assert kept.best_step() == 4 and kept.steps() == [4, 8]
+    # The same command finds that it has ended; one with more patience goes on.
+    assert patient(tmp_path / "run", Scores(0.3)).step == 8
+
+
+def test_a_run_that_gets_better_is_not_ended(tmp_path):
+    assert patient(tmp_path / "run", Scores(0.1, 0.2, 0.1, 0.3, 0.2, 0.4)).step == STEPS
+
+
+def test_patience_outlasts_an_interruption(tmp_path):
+    scores = Scores(0.5, 0.4, 0.3, 0.9)
+    stop = Batches(at=5, act=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        patient(tmp_path / "run", scores, batches=stop)
+    assert patient(tmp_path / "run", scores).step == 6
+
+
+def test_runs_of_several_seeds_share_one_compilation(tmp_path):
+    traced = []
+
+    class Counting(Distance):
+        def sums(self, params, batch, dropout_key):
+            traced.append(1)
+            return super().sums(params, batch, dropout_key)
+
+    config = JobConfig(
+        run=tmp_path, data=(), preset="", model="", steps=2, eval=EvalConfig(every=9), mesh=MeshConfig(),
+        optimizer=OptimizerConfig(learning_rate=0.1),
+    )  # fmt: skip
+    inputs = (jax.ShapeDtypeStruct((ROWS, D), jnp.float32),)
+    task = Task("test", Matrix(), inputs, Counting(), Batches(), lambda params: {"eval/loss": 1.0})
+    mesh = make_mesh(config.mesh)
+    program = make_program(task, config, mesh)
+    states, counts = [], []
+    for seed in range(3):
+        states.append(train(task, dataclasses.replace(config, seed=seed, run=tmp_path / str(seed)), mesh, program)[0])
+        counts.append(len(traced))
+    assert counts[0] == counts[2] > 0
+    kernels = [np.asarray(jax.tree.leaves(state.params)[1]) for state in states]
+    assert not np.array_equal(kernels[0], kernels[1]) and not np.array_equal(kernels[1], kernels[2])
+
+
+def test_epochs_in_steps():
+    config = JobConfig(Path("run"), (), "", "", 9, eval=EvalConfig(every=None), checkpoint=CheckpointConfig(every=3))
+    resolved = per_epoch(config, 7)
+    assert (resolved.eval.every, resolved.checkpoint.every) == (7, 3)

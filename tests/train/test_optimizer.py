@@ -182,3 +182,42 @@ def test_warmup_stable_decay_is_its_formula_and_its_past_does_not_depend_on_its_
     np.testing.assert_allclose(tenth[-3:], [2.0, 2.0, 1.0], rtol=1e-6)
     with pytest.raises(InputError, match="--optimizer.decay-steps 5 has no meaning for --optimizer.schedule cosine"):
         make_schedule(dataclasses.replace(config, schedule="cosine"), 20)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_layer_decay_is_a_power_of_the_distance_from_the_top(name):
+    tree, grads = real_tree(), real_tree(1)
+    plain, decayed = (
+        make_optimizer(OptimizerConfig(name=name, learning_rate=0.1, layer_decay=decay), 10, tree)
+        for decay in (1.0, 0.5)
+    )
+    full, less = (optimizer.update(grads, optimizer.init(tree), tree)[0] for optimizer in (plain, decayed))
+    powers = {"embeddings": 3, "layer_0": 2, "layer_1": 1, "pooler": 0, "head": 0}
+    for path, update in jax.tree_util.tree_leaves_with_path(full):
+        names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        power = next(powers[part] for part in names if part in powers)
+        np.testing.assert_allclose(_at(less, names), update * 0.5**power, rtol=1e-6)
+    both, stacks = (
+        stacked(tree),
+        make_optimizer(OptimizerConfig(name=name, learning_rate=0.1, layer_decay=0.5), 10, stacked(tree)),
+    )
+    update = stacks.update(stacked(grads), stacks.init(both), both)[0]
+    # As far apart as the two layouts are without decay: Newton-Schulz in another order.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), update, stacked(less))
+
+
+def _at(tree, names):
+    for name in names:
+        tree = tree[name]
+    return tree
+
+
+def test_layer_decay_needs_layers():
+    tree = {"pooler": {"kernel": jnp.ones((2, 2))}}
+    with pytest.raises(InputError, match="--optimizer.layer-decay: the model has no layers"):
+        make_optimizer(OptimizerConfig(learning_rate=0.1, layer_decay=0.9), 10, tree)
+
+
+def test_warm_up_is_a_tenth_of_the_steps_where_asked_for():
+    given, tenth = (make_schedule(OptimizerConfig(learning_rate=0.1, warmup_steps=warmup), 40) for warmup in (4, None))
+    np.testing.assert_array_equal(given(np.arange(40)), tenth(np.arange(40)))

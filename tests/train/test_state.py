@@ -86,9 +86,7 @@ def run(job, config=None, accumulate=1, seed=0, steps=STEPS):
     with jax.set_mesh(mesh):
         abstract = abstract_state(model, ids, optimizer, mesh)
         state = init_state(model, ids, optimizer, abstract, seed=0)
-        step = make_train_step(
-            objective, optimizer, make_schedule(OPTIMIZER, 100), abstract, accumulate=accumulate
-        )
+        step = make_train_step(objective, optimizer, make_schedule(OPTIMIZER, 100), abstract, accumulate=accumulate)
         losses, grads = [], None
         for batch in itertools.islice(itertools.cycle(batches), steps):
             state, metrics = step(state, put_batch(batch, mesh), seed)

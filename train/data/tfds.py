@@ -22,6 +22,11 @@ def is_tfds(spec: str) -> bool:
     return spec.startswith(_PREFIX) or all(os.path.isfile(os.path.join(spec, name)) for name in _FOLDER_FILES)
 
 
+def split_of(spec: str) -> str:
+    """The split that TFDS data names itself, "" where it names none."""
+    return spec.removeprefix(_PREFIX).partition(":")[2] if spec.startswith(_PREFIX) else ""
+
+
 class TfdsSource:
     """Random access to one split; text comes as `str`, all else as TFDS decodes it (NumPy and Python values).
 

@@ -1,0 +1,60 @@
+"""What a fine-tuned model makes of held-out rows: losses, answers and their scores."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from train.data.padded import in_order
+from train.sharding import RULES, gather, put_batch
+from train.state import Batch, Sums
+from train.tasks import Features, TaskObjective
+
+
+class Evaluation:
+    """Losses, answers and scores of parameters on the held-out rows; one compilation for each length."""
+
+    def __init__(
+        self,
+        objective: TaskObjective,
+        rows: list[Any],
+        features: Features,
+        padding: dict[str, int],
+        batch_size: int,
+        mesh: Mesh,
+    ) -> None:
+        self._objective, self._task, self.rows, self._features, self._mesh = (
+            objective,
+            objective.task,
+            rows,
+            features,
+            mesh,
+        )
+        processes = jax.process_index(), jax.process_count()
+        self._batches = list(in_order(features.examples, padding, batch_size, *processes))
+        self._step = jax.jit(self._one)
+
+    def __call__(self, params: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """(evaluation row, a record for each held-out row)."""
+        totals: list[Any] = []
+        outputs: list[dict[str, np.ndarray]] = [{}] * len(self._features.examples)
+        with jax.set_mesh(self._mesh):
+            for members, batch in self._batches:
+                sums, out = self._step(params, put_batch(batch, self._mesh))
+                totals.append(sums)
+                host = {name: gather(value) for name, value in out.items()}
+                for row, member in enumerate(members):
+                    outputs[member] = {name: value[row] for name, value in host.items()}
+        sums, weights = jax.tree.map(lambda *xs: float(np.sum([np.asarray(x) for x in xs])), *totals)
+        losses = {name: sums[name] / max(weights[name], 1.0) for name in self._task.terms}
+        config = self._objective.model.config
+        answers = self._task.answers(self.rows, self._features, outputs, config)
+        each = {f"eval/{name}": loss for name, loss in losses.items()} if len(losses) > 1 else {}
+        return {"eval/loss": sum(losses.values()), **each, **self._task.scores(self.rows, answers, config)}, answers
+
+    def _one(self, params: Any, batch: Batch) -> tuple[tuple[Sums, Sums], dict[str, jax.Array]]:
+        with nn.logical_axis_rules(RULES):
+            out = self._objective.apply(params, batch)
+            return (self._task.sums(out, batch), self._task.weights(batch)), self._task.outputs(out)

@@ -1,0 +1,372 @@
+"""Fine-tuning of BERT (Devlin et al. 2019, section 4): one job, which knows no task (see `train.tasks`)."""
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from bert_jax import BertConfig, BertTokenizer
+from bert_jax.checkpoints import FILES, PretrainedModel
+from bert_jax.hub import local_folder
+from train.confusion import draw_confusion
+from train.data import requests
+from train.data.fingerprint import fingerprint, fingerprint_of, fingerprint_of_model
+from train.data.padded import PaddedBatches
+from train.data.tfds import is_tfds, split_of
+from train.errors import InputError, RunError, blaming
+from train.evaluation import Evaluation
+from train.loop import (
+    CheckpointConfig,
+    EvalConfig,
+    JobConfig,
+    Program,
+    Task,
+    make_program,
+    nearest_preset,
+    open_checkpoints,
+    per_epoch,
+    train,
+    with_learning_rate,
+)
+from train.optimizer import OptimizerConfig
+from train.options import Positive, Range, check_options, refuse_idle
+from train.run import Run, exporting
+from train.sharding import make_mesh, row_shards
+from train.state import shardings_of
+from train.tasks import TASKS, ColumnsConfig, Features, FinetuneTask, Settings, TaskObjective
+from train.tasks.base import NO_LABEL
+from train.terminal import left_out, say, say_table
+from transformer_jax import stack_layers
+from transformer_jax.checkpoints import read_config, write_file
+from transformer_jax.checks import shown
+
+HELD_OUT_EVERY = 10
+VOCABULARY = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneConfig(JobConfig):
+    """Fine-tune BERT for a task; with no option, a small one from scratch on requests made from CLDR data."""
+
+    run: Path = Path("runs/finetune")
+    task: Literal["classification", "similarity", "tagging", "question-answering", "multiple-choice", "joint"] = (
+        "classification"
+    )
+    """What is learned; joint: intent and slots."""
+    data: tuple[str, ...] = ()
+    """TSV or CSV (with a header), JSONL, Parquet (.parquet), CoNLL (.conll), SQuAD's JSON, or tfds:NAME."""
+    columns: ColumnsConfig = dataclasses.field(default_factory=ColumnsConfig)
+    preset: Literal["tiny", "mini", "small", "medium", "base", "large"] = "tiny"
+    """Size of the model without --model, which begins at random."""
+    model: str = ""
+    """Folder or hub name of a BERT to start from, with its vocabulary."""
+    epochs: Positive = 3.0
+    """Times that the training data is gone through."""
+    steps: Annotated[int | None, Range(1, 2**31 - 1)] = None  # type: ignore[assignment]
+    """Updates of the whole run; by default --epochs decides."""
+    batch_size: Annotated[int, Range(1, 2**20)] = 32
+    """Rows of a batch over all devices."""
+    max_length: Annotated[int, Range(5, 2**16)] = 128
+    """Tokens of an example at most; above the model's positions its table is extended (Su 2020)."""
+    stride: Annotated[int, Range(0, 2**16)] = 64
+    """Tokens that two windows of a long paragraph share in question answering."""
+    problem_type: Literal["single-label", "multi-label", "regression"] = "single-label"
+    """Of classification: one class, several ("a|b", or a list), or a number."""
+    seeds: Annotated[int, Range(1, 1000)] = 1
+    """Runs that differ in the seed (--seed, --seed + 1, ...): in one program, compiled once."""
+    optimizer: OptimizerConfig = dataclasses.field(
+        default_factory=lambda: OptimizerConfig(schedule="linear", warmup_steps=None)
+    )
+    eval: EvalConfig = dataclasses.field(default_factory=lambda: EvalConfig(every=None))
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=lambda: CheckpointConfig(every=None, keep=1))
+    learning_rates: ClassVar[dict[str, float]] = {
+        "tiny": 3e-4, "mini": 1e-4, "small": 1e-4, "medium": 5e-5, "base": 3e-5, "large": 2e-5
+    }  # fmt: skip
+
+
+def main(config: FinetuneConfig) -> None:
+    """Runs the job: trains each seed, exports the best checkpoint, and says scores and answers on held-out rows."""
+    check_options(config)
+    task = TASKS[config.task](
+        Settings(config.data, config.columns, config.problem_type, config.max_length, config.stride)
+    )
+    check_together(config)
+    mesh = make_mesh(config.mesh)
+    if config.batch_size % (parts := row_shards(mesh) * config.accumulate):
+        raise InputError(
+            f"--batch-size {config.batch_size} must be a multiple of {parts}: "
+            f"the mesh splits it {row_shards(mesh)} ways and --accumulate {config.accumulate} times"
+        )
+    corpus = load_corpus(config, task)
+    start = load_start(config, task, corpus)
+    data = make_data(config, task, corpus, start)
+    config = in_steps(config, len(data.training.examples), start.config)
+    with Run("finetune", config) as run:
+        words = fingerprint_of("the run's vocabulary", [[start.tokenizer.backend.to_str()]])
+        run.begin({**corpus.fingerprint, **words, **start.fingerprint})
+        say_table(f"finetune: {config.task}, BERT {config.model or config.preset}", [*corpus.notes, *data.notes])
+        objective = TaskObjective(make_model(config, start), task)
+        evaluation = Evaluation(objective, corpus.held_out, data.held_out, data.padding, config.batch_size, mesh)
+        job = Job(config, task, start, data, objective, evaluation, mesh)
+        finish(job, train_seeds(job))
+
+
+def check_together(config: FinetuneConfig) -> None:
+    """Raises InputError for options that have no meaning beside others."""
+    if config.model:
+        refuse_idle(config, ("preset",), f"beside --model {config.model}, which decides it")
+    if config.task != "question-answering":
+        refuse_idle(config, ("stride",), f"for --task {config.task}")
+    elif config.stride >= config.max_length:
+        raise InputError(f"--stride {config.stride} must be smaller than --max-length {config.max_length}")
+    if config.task != "classification":
+        refuse_idle(config, ("problem_type",), f"for --task {config.task}")
+    if not config.data:
+        refuse_idle(config.eval, ("data",), "without --data", "--eval.")
+    if config.steps is not None:
+        refuse_idle(config, ("epochs",), f"beside --steps {config.steps}, which decides it")
+
+
+# --- data --------------------------------------------------------------------------------------------------------
+
+
+class Corpus(NamedTuple):
+    """Training and held-out rows, what to say about them, and the fingerprint of what they were read from."""
+
+    rows: list[Any]
+    held_out: list[Any]
+    notes: list[tuple[str, str]]
+    fingerprint: dict[str, str]
+
+
+def load_corpus(config: FinetuneConfig, task: FinetuneTask) -> Corpus:
+    """Reads --data, and --eval.data, TFDS' own validation split, or a part of --data that is held out."""
+    if not config.data:
+        rows, held_out = (task.embedded(side, requests.NAME) for side in requests.requests())
+        digest = fingerprint_of(requests.NAME, [[repr(row)] for row in (*rows, *held_out)])
+        notes = [("data", f"{requests.NAME}: {len(rows):,} rows"), ("held out", f"{len(held_out):,} rows")]
+        return Corpus(rows, held_out, notes, digest)
+    rows = [row for entry in config.data for row in task.read(entry, "--data", "train")]
+    digest = fingerprint(config.data)
+    notes = [("data", f"{', '.join(config.data)}: {len(rows):,} rows")]
+    other, option = config.eval.data, "--eval.data"
+    if not other and all(is_tfds(entry) and not split_of(entry) for entry in config.data):
+        other, option = config.data, "--data"
+    if other:
+        held_out = [row for entry in other for split in task.validation for row in task.read(entry, option, split)]
+        digest |= {
+            f"{name} (held out)": found for name, found in fingerprint(other, option, task.validation[0]).items()
+        }
+        return Corpus(rows, held_out, [*notes, ("held out", f"{', '.join(other)}: {len(held_out):,} rows")], digest)
+    if len(rows) < 2:
+        raise InputError("--data: one row is too little to hold some out; give more, or --eval.data")
+    step = min(HELD_OUT_EVERY, len(rows))
+    notes.append(("held out", f"every {step}th row: {len(rows[::step]):,} rows"))
+    return Corpus([row for index, row in enumerate(rows) if index % step], rows[::step], notes, digest)
+
+
+class Start(NamedTuple):
+    """Where training starts: the model's configuration with the task's labels, its vocabulary, and their files."""
+
+    config: BertConfig
+    labels: dict[str, Any]
+    tokenizer: BertTokenizer
+    fingerprint: dict[str, str]
+
+
+def load_start(config: FinetuneConfig, task: FinetuneTask, corpus: Corpus) -> Start:
+    """The configuration and vocabulary of --model, or of --preset with a vocabulary learned from the training rows."""
+    if not config.model:
+        tokenizer = BertTokenizer.train(task.texts(corpus.rows), VOCABULARY)
+        labels = task.labels(corpus.rows, None)
+        reach = max(config.max_length, BertConfig.max_position_embeddings)
+        fields = {"vocab_size": tokenizer.vocab_size, "max_position_embeddings": reach, **labels}
+        return Start(BertConfig.preset(config.preset, **fields), labels, tokenizer, {})
+    with blaming(f"--model {config.model}"):
+        folder = local_folder(config.model, FILES)
+        was = BertConfig.from_json(read_config(folder))
+        tokenizer = BertTokenizer.from_pretrained(config.model)
+        if tokenizer.vocab_size > was.vocab_size:
+            raise InputError(
+                f"--model {config.model}: its tokenizer has {tokenizer.vocab_size} words, its config.json vocab_size "
+                f"{was.vocab_size}; both must be of one model"
+            )
+        reach = max(config.max_length, was.max_position_embeddings)
+        labels = task.labels(corpus.rows, was)
+        made = dataclasses.replace(was, max_position_embeddings=reach, **labels)
+        return Start(made, labels, tokenizer, fingerprint_of_model(folder))
+
+
+class Data(NamedTuple):
+    """Features of both sides, and what to say about them."""
+
+    training: Features
+    held_out: Features
+    padding: dict[str, int]
+    notes: list[tuple[str, str]]
+
+
+def make_data(config: FinetuneConfig, task: FinetuneTask, corpus: Corpus, start: Start) -> Data:
+    """Examples of both sides."""
+    training = task.features(corpus.rows, start.tokenizer, start.config, training=True)
+    held_out = task.features(corpus.held_out, start.tokenizer, start.config, training=False)
+    padding = {"input_ids": start.tokenizer.pad_id, "token_type_ids": 0, "attention_mask": 0, "tags": NO_LABEL}
+    lengths = [example["input_ids"].shape[-1] for example in training.examples]
+    notes = [
+        ("examples", f"{len(training.examples):,} of {np.mean(lengths):.0f} tokens on average, {max(lengths)} at most"),
+        *left_out("", training.left_out),
+        *left_out("held out: ", held_out.left_out),
+    ]
+    notes += [("labels", shortened(names)) for name, names in start.labels.items() if isinstance(names, tuple)]
+    return Data(training, held_out, padding, notes)
+
+
+def shortened(names: Sequence[str], count: int = 12) -> str:
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+
+
+def in_steps(config: FinetuneConfig, examples: int, start: BertConfig) -> FinetuneConfig:
+    """The options with steps where epochs were given, and with the learning rate of the nearest preset."""
+    epoch = max(1, examples // config.batch_size)
+    steps = config.steps or max(1, round(config.epochs * examples / config.batch_size))
+    config = per_epoch(dataclasses.replace(config, steps=steps), epoch)
+    widths = {name: BertConfig.preset(name).hidden_size for name in FinetuneConfig.learning_rates}
+    return with_learning_rate(config, nearest_preset(start.hidden_size, widths))
+
+
+# --- model -------------------------------------------------------------------------------------------------------
+
+
+def make_model(config: FinetuneConfig, start: Start) -> PretrainedModel:
+    """The task's model; its parameters come later, for each seed."""
+    made = dataclasses.replace(start.config, scan_layers=config.scan_layers, remat=config.remat)
+    return TASKS[config.task].head(made, dtype=jnp.dtype(config.dtype))
+
+
+def load_params(config: FinetuneConfig, start: Start, seed: int) -> tuple[Any, list[tuple[str, str]]]:
+    """The parameters of --model with a head drawn by the seed, None without --model; and what to say about them."""
+    if not config.model:
+        return None, []
+    options = {"max_position_embeddings": start.config.max_position_embeddings, **start.labels}
+    with blaming(f"--model {config.model}"), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        _, params = TASKS[config.task].head.from_pretrained(config.model, seed=seed, **options)
+    params = stack_layers(params) if config.scan_layers else params
+    return params, [("model", str(warning.message)) for warning in caught]
+
+
+# --- runs --------------------------------------------------------------------------------------------------------
+
+
+class Job(NamedTuple):
+    """What the runs of all seeds share."""
+
+    config: FinetuneConfig
+    task: FinetuneTask
+    start: Start
+    data: Data
+    objective: TaskObjective
+    evaluation: Evaluation
+    mesh: Mesh
+
+
+class Ended(NamedTuple):
+    """The best checkpoint of one seed: its options, step, parameters, scores and answers."""
+
+    config: FinetuneConfig
+    step: int
+    params: Any
+    row: dict[str, float]
+    answers: list[dict[str, Any]]
+
+
+def train_seeds(job: Job) -> list[Ended]:
+    """Trains each seed in its own folder (the run's, where there is one only), with one compilation for all."""
+    program: Program | None = None
+    ended = []
+    for seed in range(job.config.seed, job.config.seed + job.config.seeds):
+        run = job.config.run if job.config.seeds == 1 else job.config.run / f"seed-{seed}"
+        config = dataclasses.replace(job.config, seed=seed, run=run)
+        params, notes = load_params(config, job.start, seed)
+        if notes and seed == job.config.seed:
+            say_table("start", notes)
+        task = loop_task(job, config, params)
+        program = program or make_program(task, config, job.mesh)
+        train(task, config, job.mesh, program)
+        ended.append(best_of(job, config, program))
+    return ended
+
+
+def loop_task(job: Job, config: FinetuneConfig, params: Any) -> Task:
+    """What the loop is handed for one seed."""
+    batches = PaddedBatches(
+        job.data.training.examples,
+        padding=job.data.padding,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        steps=cast(int, config.steps),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    best, mode = job.task.best
+    return Task(
+        "finetune", job.objective.model, job.task.inputs(row_shards(job.mesh)), job.objective, batches,
+        lambda params: job.evaluation(params)[0], best, params, mode, keeps_best=True,
+    )  # fmt: skip
+
+
+def best_of(job: Job, config: FinetuneConfig, program: Program) -> Ended:
+    """The best checkpoint of a run that has ended; writes its predictions and the picture of its confusions."""
+    with open_checkpoints(config, *job.task.best) as checkpoints:
+        step = checkpoints.best_step()
+        if step is None or not checkpoints.intact([step]):
+            raise RunError(f"the best checkpoint in {config.run} is not intact: the same command makes it again")
+        params = checkpoints.restore_params(step)
+    row, answers = job.evaluation(jax.device_put(params, shardings_of(program.abstract.params)))
+    if jax.process_index() == 0:
+        lines = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
+        write_file(config.run / "predictions.jsonl", lines.encode())
+        confusions = job.task.confusion(job.evaluation.rows, answers, job.start.config)
+        if confusions is not None:
+            names, counts = confusions
+            write_file(config.run / "confusion.png", draw_confusion(counts, names, f"finetune  ·  {config.run.name}"))
+    return Ended(config, step, params, row, answers)
+
+
+def finish(job: Job, ended: list[Ended]) -> None:
+    """Exports the best seed's model, writes scores.json, and says the scores and a few answers."""
+    if jax.process_index():
+        return
+    config, (best, mode) = job.config, job.task.best
+    chosen = (max if mode == "max" else min)(ended, key=lambda one: one.row[best])
+    with exporting(config.run) as folder:
+        job.objective.model.save_pretrained(folder, chosen.params)
+        job.start.tokenizer.save_pretrained(folder)
+        for name, content in job.task.files().items():
+            path = folder / name
+            path.parent.mkdir(exist_ok=True)
+            write_file(path, content)
+    values = {name: [one.row[name] for one in ended] for name in ended[0].row}
+    spread = {name: float(np.std(column, ddof=1)) if len(column) > 1 else None for name, column in values.items()}
+    scores = {
+        "seeds": {str(one.config.seed): {"step": one.step, **one.row} for one in ended},
+        "mean": {name: float(np.mean(column)) for name, column in values.items()},
+        "standard_deviation": spread,
+    }
+    write_file(config.run / "scores.json", (json.dumps(scores, indent=1) + "\n").encode())
+    rows = []
+    for name, column in values.items():
+        deviation = f" +- {spread[name]:.4f} over {len(ended)} seeds" if len(ended) > 1 else ""
+        rows.append((name.removeprefix("eval/"), f"{np.mean(column):.4f}{deviation}"))
+    which = f"step {chosen.step}" + (f" of seed {chosen.config.seed}" if len(ended) > 1 else "")
+    say_table(f"held-out scores of the best checkpoint by {best.removeprefix('eval/')} (exported: {which})", rows)
+    for answer in chosen.answers[:3]:
+        say("  " + shown(answer, 300))
+    say(f"\nrun folder: {config.run}")
