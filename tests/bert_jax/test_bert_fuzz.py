@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from bert_jax import BertConfig, BertModel, BertTokenizer
-from bert_jax.checkpoints import PretrainedModel, to_hugging_face
+from bert_jax.checkpoints import PretrainedModel
+from bert_jax.names import to_hugging_face
 from tests.fuzzing import (
     broken,
     damaged,
@@ -36,6 +37,10 @@ CONFIG = BertConfig(
     num_attention_heads=2,
     intermediate_size=6,
     max_position_embeddings=8,
+    id2label=("no", "yes", "perhaps"),
+    slot_labels=("O", "B-x"),
+    problem_type="multi_label_classification",
+    classifier_dropout=0.5,
 )
 
 
@@ -66,6 +71,17 @@ def load(saved, tmp_path, name, content):
     return outcome(lambda: BertModel.from_pretrained(folder), folder)
 
 
+def labels(said, name):
+    """The names in a config.json, in the order of their ids."""
+    if name == "slot_labels":
+        return tuple(said.get(name) or ())
+    if said.get("id2label") is None and said.get("label2id") is None:
+        return BertConfig().id2label
+    table = {int(index): label for label, index in (said.get("label2id") or {}).items()}
+    table |= {int(index): label for index, label in (said.get("id2label") or {}).items()}
+    return tuple(table[index] for index in range(len(table)))
+
+
 @fuzz
 @given(data=st.data())
 def test_config(saved, tmp_path, data):
@@ -79,6 +95,9 @@ def test_config(saved, tmp_path, data):
     said = strict_json(content)
     assert said.get("model_type", "bert") == "bert" and not said.get("is_decoder", False)
     for name, value in dataclasses.asdict(model.config).items():
+        if name in ("id2label", "slot_labels"):
+            assert value == labels(said, name)
+            continue
         wanted = said.get(name, getattr(BertConfig(), name))
         if name in ("scan_layers", "remat") or (name == "pad_token_id" and wanted is None):
             wanted = getattr(BertConfig(), name)
