@@ -80,9 +80,8 @@ def _read_shards(index: Path) -> Flat:
         missing, unexpected = sorted(wanted - found.keys()), sorted(found.keys() - wanted)
         path = index.parent / file
         require(not missing, f"{path} lacks {len(missing)} tensors that {index.name} has in it: {listed(missing)}")
-        require(
-            not unexpected, f"{path} has {len(unexpected)} tensors that {index.name} does not: {listed(unexpected)}"
-        )
+        more = f"{path} has {len(unexpected)} tensors that {index.name} has not in it: {listed(unexpected)}"
+        require(not unexpected, more)
         tensors |= found
     return tensors
 
