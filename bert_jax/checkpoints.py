@@ -52,6 +52,7 @@ class PretrainedModel(nn.Module):
         slot_labels: Sequence[str] | None = None,
         problem_type: ProblemType | None = None,
         max_position_embeddings: int | None = None,
+        seed: int = 0,
     ) -> tuple[Self, dict[str, Any]]:
         """Reads a folder in Hugging Face's layout, or a repository of the hub -> (model, float32 parameters).
 
@@ -65,6 +66,7 @@ class PretrainedModel(nn.Module):
                 that have only numbers in the file (LABEL_0) get the names and keep their weights.
             max_position_embeddings: up to the square of the file's n; the table is extended to so many rows by
                 `transformer_jax.hierarchical_positions`, and its first n stay what they are.
+            seed: draws what is initialised.
 
         Raises:
             ValueError: no such folder, a file is missing or broken, the configuration is not a BERT's, names or
@@ -89,7 +91,7 @@ class PretrainedModel(nn.Module):
             text = f"{folder}: the file has {' and '.join([*reasons, *renewed.values()])}; {cls.__name__} initialised "
             fresh = of_parts(shapes, [*absent, *renewed])
             warnings.warn(f"{text}it at random, to be trained: {', '.join(sorted(fresh))}", stacklevel=2)
-            flat |= model.initial_parameters([*absent, *renewed])
+            flat |= model.initial_parameters([*absent, *renewed], seed)
         model, flat = model._with_positions(flat, positions)
         return model, flax.traverse_util.unflatten_dict({k: jnp.asarray(v) for k, v in flat.items()}, sep="/")
 
@@ -126,7 +128,7 @@ class PretrainedModel(nn.Module):
         return {path: leaf.shape for path, leaf in flat.items()}
 
     @nn.nowrap
-    def initial_parameters(self, parts: list[str]) -> Flat:
+    def initial_parameters(self, parts: list[str], seed: int = 0) -> Flat:
         """Path -> freshly initialised parameters of the named parts alone, none of which is a layer's."""
         shallow = self.clone(config=dataclasses.replace(self.config, num_hidden_layers=1))
 
@@ -135,7 +137,7 @@ class PretrainedModel(nn.Module):
             flat = flax.traverse_util.flatten_dict(params, sep="/")
             return {path: flat[path] for path in of_parts(flat, parts)}
 
-        return jax.device_get(jax.jit(init)(jax.random.key(0)))
+        return jax.device_get(jax.jit(init)(jax.random.key(seed)))
 
     @nn.nowrap
     def _shapes_for(self, folder: Path) -> Shapes:

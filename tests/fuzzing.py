@@ -3,6 +3,7 @@
 FUZZ_EXAMPLES=10000 tries so many of each kind instead of the few that fit into the suite.
 """
 
+import gzip
 import json
 import os
 import warnings
@@ -48,6 +49,22 @@ def broken(draw, data):
     if how == "flipped":
         return data[:at] + bytes([data[at] ^ 1 << draw(st.integers(0, 7))]) + data[at + 1 :]
     return data + draw(st.binary(min_size=1, max_size=5)) if how == "followed" else data
+
+
+@st.composite
+def gzipped(draw, contents):
+    """As `damaged`, compressed in one member or two; then the compressed bytes may be damaged, cut or followed."""
+    data = draw(damaged(contents))
+    cut = draw(st.integers(0, len(data)))
+    packed = gzip.compress(data) if draw(st.booleans()) else gzip.compress(data[:cut]) + gzip.compress(data[cut:])
+    return draw(broken(packed))
+
+
+def lines_of(path):
+    """The lines of a text file that is all right, read in another way."""
+    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    lines = data.decode("utf-8-sig").split("\n")
+    return [line.rstrip("\r") for line in (lines if lines[-1] else lines[:-1])]
 
 
 # --- JSON --------------------------------------------------------------------------------------------------------

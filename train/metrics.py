@@ -96,7 +96,7 @@ def matthews(confusion: ArrayLike) -> float:
     predicted, expected, total = confusion.sum(0), confusion.sum(1), confusion.sum()
     covariance = np.trace(confusion) * total - predicted @ expected
     spread = np.sqrt(total**2 - predicted @ predicted) * np.sqrt(total**2 - expected @ expected)
-    return float(covariance / spread) if spread else 0.0
+    return float(np.clip(covariance / spread, -1, 1)) if spread else 0.0
 
 
 class MultiLabelScores(NamedTuple):

@@ -1,7 +1,7 @@
 """Sentences whose tokens have tags, from CoNLL files and from tables; tags are checked to be BIO (IOB2)."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from train.data.files import read_lines
@@ -58,46 +58,43 @@ def tagged_of(row: Row) -> Tagged:
         raise InputError(f"{row.place} has {len(tokens)} tokens and {len(tags)} tags ({names}); each token needs one")
     if not tokens:
         raise InputError(f"{row.place} has no tokens ({option_of('tokens')}); a sentence needs at least one")
-    places = [f"{row.place}: token {index}" for index in range(len(tokens))]
-    return _checked(Tagged(row.place, tokens, tags), places)
+    for index, (token, tag) in enumerate(zip(tokens, tags, strict=True)):
+        _check(token, tag, tags[index - 1] if index else "O", f"{row.place}: token {index}")
+    return Tagged(row.place, tokens, tags)
 
 
 def _sentences(path: str, option: str) -> Iterator[Tagged]:
     name = printed(path)
-    tokens: list[str] = []
-    tags: list[str] = []
-    places: list[str] = []
+    sentence = Tagged("", [], [])
     width = 0
     for number, line in read_lines(path, option):
         place = f"{option}: {name}:{number}"
         columns = line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
         if not line.strip() or columns[0] == "-DOCSTART-":
-            if tokens:
-                yield _checked(Tagged(places[0], tokens, tags), places)
-            tokens, tags, places = [], [], []
+            if sentence.tokens:
+                yield sentence
+            sentence = Tagged("", [], [])
         elif len(columns) > 1 or not line.startswith("#"):
             if len(columns) == 1:
                 raise InputError(f"{place} has one column; write a token and its tag, with a tab or a blank between")
             if width not in (0, len(columns)):
                 raise InputError(f"{place} has {len(columns)} columns, but the lines before it have {width}")
             width = len(columns)
-            tokens.append(columns[0])
-            tags.append(columns[-1])
-            places.append(place)
-    if tokens:
-        yield _checked(Tagged(places[0], tokens, tags), places)
+            token, tag = columns[0], columns[-1]
+            _check(token, tag, sentence.tags[-1] if sentence.tags else "O", place)
+            sentence = sentence if sentence.tokens else Tagged(place, [], [])
+            sentence.tokens.append(token)
+            sentence.tags.append(tag)
+    if sentence.tokens:
+        yield sentence
 
 
-def _checked(sentence: Tagged, places: Sequence[str]) -> Tagged:
-    """The sentence as it is; `places` are those of its tokens."""
-    before = "O"
-    for token, tag, place in zip(sentence.tokens, sentence.tags, places, strict=True):
-        if not token or any(map(str.isspace, token)):
-            raise InputError(f"{place}: a token must have no white space in it and not be empty: {shown(token)}")
-        if not _TAG.fullmatch(tag):
-            raise InputError(f"{place}: the tag {shown(tag)} is not O, B-TYPE or I-TYPE (BIO, as in IOB2)")
-        if tag[0] == "I" and before[1:] != tag[1:]:
-            right = printed(f"B{tag[1:]}", 80)
-            raise InputError(f"{place}: {shown(tag)} follows {shown(before)}; where a name begins, IOB2 has {right}")
-        before = tag
-    return sentence
+def _check(token: str, tag: str, before: str, place: str) -> None:
+    """Checks one token and its tag, which follows the tag `before`."""
+    if not token or any(map(str.isspace, token)):
+        raise InputError(f"{place}: a token must have no white space in it and not be empty: {shown(token)}")
+    if not _TAG.fullmatch(tag):
+        raise InputError(f"{place}: the tag {shown(tag)} is not O, B-TYPE or I-TYPE (BIO, as in IOB2)")
+    if tag[0] == "I" and before[1:] != tag[1:]:
+        right = printed(f"B{tag[1:]}", 80)
+        raise InputError(f"{place}: {shown(tag)} follows {shown(before)}; where a name begins, IOB2 has {right}")

@@ -158,8 +158,10 @@ def request_choices(requests: Sequence[Request]) -> list[Choice]:
         while len(endings) < 4:
             other = rng.choice(requests)
             start = rng.choice(_cuts(other))
-            if other.intent not in endings and _kind(other.tags[start]) not in fitting:
-                endings[other.intent] = " ".join(other.tokens[start:])
+            ending = " ".join(other.tokens[start:])
+            new = other.intent not in endings and ending not in endings.values()
+            if new and _kind(other.tags[start]) not in fitting:
+                endings[other.intent] = ending
         right, *wrong = endings.values()
         label = rng.randrange(4)
         choices.append(Choice(" ".join(request.tokens[:cut]), [*wrong[:label], right, *wrong[label:]], label))

@@ -266,12 +266,8 @@ def _unit(rng: random.Random, others: _Filling) -> str:
 def _amount(rng: random.Random, others: _Filling) -> str:
     number = rng.randint(200, rng.choice((10_000, 100_000, 1_000_000))) / 100
     codes = [code for code in CURRENCIES if _currency_name(code) != others.get("currency")]
-    form = numbers.format_currency if rng.random() < 0.5 else _named_currency
-    return plain(form(number, rng.choice(codes), locale="en"))
-
-
-def _named_currency(number: float, code: str, locale: str) -> str:
-    return numbers.format_currency(number, code, locale=locale, format_type="name")
+    code, named = rng.choice(codes), rng.random() < 0.5
+    return plain(numbers.format_currency(number, code, locale="en", format_type="name" if named else "standard"))
 
 
 @functools.cache
@@ -294,7 +290,8 @@ def _percent(rng: random.Random, others: _Filling) -> str:
 
 
 def _country(rng: random.Random, others: _Filling) -> str:
-    return rng.choice([name for name, _ in country_names()[1] if name not in others.values()])
+    names = [name for name, _ in country_names()[1] if "." not in name]  # "St. Lucia" looks like the end of a sentence
+    return rng.choice([name for name in names if name not in others.values()])
 
 
 _MAKERS: dict[str, Callable[[random.Random, _Filling], str]] = {

@@ -33,9 +33,9 @@ def test_no_held_out_value_in_training_sentences_of_its_category(made):
     texts = {category: "\n".join(sources) for category, sources in training.items()}
     checked = Counter()
     for example in made:
-        reserved = [value for value in example.values if reserved(example.category, value, RESERVED_PERCENT)]
-        assert bool(reserved) == example.held_out, example
-        for value in reserved:
+        held = [value for value in example.values if reserved(example.category, value, RESERVED_PERCENT)]
+        assert bool(held) == example.held_out, example
+        for value in held:
             # "5 liters" in "15 liters" or "2.5 liters", and "¥7" in "¥7,120", are other values.
             assert not re.search(rf"(?<![\w.,:]){re.escape(value)}(?!\w|[.,]\d)", texts[example.category]), value
             assert value in example.source

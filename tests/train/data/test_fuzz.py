@@ -1,6 +1,5 @@
 """Files of any bytes: read right, or refused in one line that names option and file; never anything else."""
 
-import gzip
 import json
 import string
 
@@ -8,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fuzzing import broken, check_line, damaged, fuzz
+from tests.fuzzing import check_line, damaged, fuzz, gzipped, lines_of
 from train.data.documents import hold_out, read_documents
 from train.data.files import read_lines
 from train.data.parallel import read_pairs
@@ -25,15 +24,6 @@ JSON = st.recursive(
 RECORDS = st.fixed_dictionaries({"text": TEXTS}) | st.dictionaries(st.sampled_from(["text", "id"]), JSON) | JSON
 
 
-@st.composite
-def gzipped(draw, contents):
-    """As `damaged`, compressed in one member or two; then the compressed bytes may be damaged, cut or followed."""
-    data = draw(damaged(contents))
-    cut = draw(st.integers(0, len(data)))
-    packed = gzip.compress(data) if draw(st.booleans()) else gzip.compress(data[:cut]) + gzip.compress(data[cut:])
-    return draw(broken(packed))
-
-
 def outcome(read, path, data):
     """What `read` returns, or None after a check of the error; the file is as it was in both cases."""
     path.write_bytes(data)
@@ -45,13 +35,6 @@ def outcome(read, path, data):
         return None
     finally:
         assert path.read_bytes() == data
-
-
-def lines_of(path):
-    """The lines of a file that is all right, read in another way."""
-    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    lines = data.decode("utf-8-sig").split("\n")
-    return [line.rstrip("\r") for line in (lines if lines[-1] else lines[:-1])]
 
 
 def check_documents(documents):
