@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -11,12 +11,18 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from transformer_jax.checks import Share, Width, check_fields, check_value, concrete, require
-from transformer_jax.layers import Dropout, Projection, constrain, dropout
+from transformer_jax.layers import Dropout, Projection, constrain, dropout, fold_seed
 from transformer_jax.masks import AttentionMask, check_mask
 
 log = logging.getLogger(__name__)
 
-Implementation = Literal["auto", "xla", "cudnn"]
+Implementation = Literal["auto", "xla", "blocked", "cudnn"]
+
+# From so many scores a head (L * S) on, where no fused kernel is possible, `auto` takes them a block of queries at a
+# time. Only lengths decide: by the size of the batch, whose rows may be split over a mesh or accumulated, the same
+# seed would draw other dropout.
+BLOCKED_FROM = 1024 * 1024
+BLOCK = 256  # queries at most
 
 
 # --- the seam ----------------------------------------------------------------------------------------------------
@@ -39,8 +45,12 @@ def dot_product_attention(
     Args:
         mask: what may attend to what; None for everything.
         dropout: rate and seed of dropout on the attention weights.
-        implementation: `auto` takes the fastest kernel that backend, dtype, head size, mask and dropout allow.
-            What was chosen, and why not a faster one, is logged once at level INFO.
+        implementation: `auto` takes the fastest kernel that backend, dtype, head size, mask and dropout allow: `cudnn`
+            if it is possible, else `xla`, or `blocked` where L * S is at least `BLOCKED_FROM`. The memory of `xla`
+            grows with L * S; `blocked` takes at most `BLOCK` queries at a time, forwards and backwards, at the
+            price of computing the weights once more for the gradient: the same results but for float rounding, and
+            for dropout, which is drawn for each block. What was chosen, and why not a faster one, is logged once at
+            level INFO.
 
     Raises:
         ValueError: the named implementation cannot do what is asked, or shapes or dtypes of the arrays or of the mask
@@ -50,28 +60,65 @@ def dot_product_attention(
     _check_operands(q_BLHK, k_BSHK, v_BSHK, mask)
     obstacle = _cudnn_obstacle(jax.default_backend(), q_BLHK.dtype, q_BLHK.shape[-1], mask, dropout)
     require(implementation != "cudnn" or not obstacle, f"cuDNN attention is not possible here: {obstacle}")
-    if implementation == "xla" or obstacle:
-        _log_choice("xla", obstacle or "asked for")
-        weights_BHLS = attention_weights(q_BLHK, k_BSHK, mask).astype(v_BSHK.dtype)
-        return _weighted_sum(weights_BHLS, v_BSHK, dropout)
-    _log_choice("cudnn", "the fastest that is possible")
-    lengths = None if mask is None else mask.key_lengths_B
-    causal = mask is not None and mask.is_causal
-    return jax.nn.dot_product_attention(
-        q_BLHK, k_BSHK, v_BSHK, is_causal=causal, key_value_seq_lengths=lengths, implementation="cudnn"
-    )
+    reason = "asked for"
+    if implementation == "auto":
+        implementation, reason = _choose(q_BLHK.shape[1] * k_BSHK.shape[1], obstacle)
+    _log_choice(implementation, reason)
+    if implementation == "cudnn":
+        lengths = None if mask is None else mask.key_lengths_B
+        causal = mask is not None and mask.is_causal
+        return jax.nn.dot_product_attention(
+            q_BLHK, k_BSHK, v_BSHK, is_causal=causal, key_value_seq_lengths=lengths, implementation="cudnn"
+        )
+    attend = _attend_in_blocks if implementation == "blocked" else _attend
+    q_BHLK, k_BHSK, v_BHSK = (x.swapaxes(1, 2) for x in (q_BLHK, k_BSHK, v_BSHK))
+    return attend(q_BHLK, k_BHSK, v_BHSK, mask, dropout).swapaxes(1, 2)
 
 
 def attention_weights(q_BLHK: Array, k_BSHK: Array, mask: AttentionMask | None = None) -> Array:
     """The attention weights themselves, before dropout: float32 [B, H, L, S], each row summing to 1."""
-    q_BHLK, k_BHSK = q_BLHK.swapaxes(1, 2), k_BSHK.swapaxes(1, 2)
-    q_BHLK = q_BHLK * jnp.asarray(q_BLHK.shape[-1] ** -0.5, q_BLHK.dtype)
+    return _weights(q_BLHK.swapaxes(1, 2), k_BSHK.swapaxes(1, 2), mask)
+
+
+def _weights(q_BHLK: Array, k_BHSK: Array, mask: AttentionMask | None) -> Array:
+    q_BHLK = q_BHLK * jnp.asarray(q_BHLK.shape[-1] ** -0.5, q_BHLK.dtype)
     scores_BHLS = jnp.einsum("BHLK,BHSK->BHLS", q_BHLK, k_BHSK, preferred_element_type=jnp.float32)
-    dense = None if mask is None else mask.dense(q_BLHK.shape[1], k_BSHK.shape[1])
+    dense = None if mask is None else mask.dense(q_BHLK.shape[2], k_BHSK.shape[2])
     if dense is not None:
         # Finite, so that a row without keys gives no NaN; exp of the difference is exactly 0 for all others.
         scores_BHLS = jnp.where(dense, scores_BHLS, jnp.finfo(jnp.float32).min)
     return jax.nn.softmax(scores_BHLS, axis=-1)
+
+
+def _attend(q_BHLK: Array, k_BHSK: Array, v_BHSK: Array, mask: AttentionMask | None, drop: Dropout | None) -> Array:
+    weights_BHLS = _weights(q_BHLK, k_BHSK, mask).astype(v_BHSK.dtype)
+    if drop is not None:
+        weights_BHLS = dropout(weights_BHLS, drop.rate, drop.seed)
+    return jnp.einsum("BHLS,BHSK->BHLK", weights_BHLS, v_BHSK)
+
+
+def _attend_in_blocks(
+    q_BHLK: Array, k_BHSK: Array, v_BHSK: Array, mask: AttentionMask | None, drop: Dropout | None
+) -> Array:
+    """As `_attend`, for blocks of queries of one size, one after the other; the backward pass keeps no weights.
+
+    Zeros fill up the last block; what becomes of them is cut off, so that their gradient is 0.
+    """
+    B, H, L, K = q_BHLK.shape
+    blocks = -(-L // BLOCK)
+    size = -(-L // blocks)
+
+    def attend(block: tuple[Array, Array]) -> Array:
+        index, q_BHMK = block
+        rows = None if mask is None else mask.of_queries(index * size, size)
+        block_drop = None if drop is None else Dropout(drop.rate, cast(Array, fold_seed(drop.seed, index)))
+        return _attend(q_BHMK, k_BHSK, v_BHSK, rows, block_drop)
+
+    filled_BHLK = jnp.pad(q_BHLK, ((0, 0), (0, 0), (0, blocks * size - L), (0, 0)))
+    q_NBHMK = jnp.moveaxis(filled_BHLK.reshape(B, H, blocks, size, K), 2, 0)
+    # `map` is a loop, in which the compiler cannot merge the two computations of the weights in any case.
+    y_NBHMK = jax.lax.map(jax.checkpoint(attend, prevent_cse=False), (jnp.arange(blocks), q_NBHMK))
+    return jnp.moveaxis(y_NBHMK, 0, 2).reshape(B, H, blocks * size, K)[:, :, :L]
 
 
 def _check_operands(q_BLHK: Array, k_BSHK: Array, v_BSHK: Array, mask: AttentionMask | None) -> None:
@@ -87,10 +134,13 @@ def _check_operands(q_BLHK: Array, k_BSHK: Array, v_BSHK: Array, mask: Attention
         mask.check(B, L, S)
 
 
-def _weighted_sum(weights_BHLS: Array, v_BSHK: Array, drop: Dropout | None) -> Array:
-    if drop is not None:
-        weights_BHLS = dropout(weights_BHLS, drop.rate, drop.seed)
-    return jnp.einsum("BHLS,BHSK->BHLK", weights_BHLS, v_BSHK.swapaxes(1, 2)).swapaxes(1, 2)
+def _choose(scores: int, obstacle: str) -> tuple[Implementation, str]:
+    """The implementation for so many scores a head, and why it is not a faster one."""
+    if not obstacle:
+        return "cudnn", "the fastest that is possible"
+    if scores >= BLOCKED_FROM:
+        return "blocked", f"{obstacle}, and queries times keys are at least {BLOCKED_FROM:,}"
+    return "xla", obstacle
 
 
 def _cudnn_obstacle(

@@ -1,5 +1,6 @@
 """What may attend to what, kept as the few facts that kernels understand."""
 
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -141,6 +142,13 @@ class AttentionMask:
         for part in parts[1:]:
             mask = mask & part
         return mask
+
+    def of_queries(self, start: Array | int, length: int) -> "AttentionMask":
+        """The mask of queries start .. start + length - 1 alone; past the last one it means nothing."""
+        segments_BL = self.query_segments_BL
+        if segments_BL is not None:
+            segments_BL = jnp.take(segments_BL, start + jnp.arange(length), axis=1, mode="clip")
+        return dataclasses.replace(self, query_segments_BL=segments_BL, offset=self.offset + start)
 
 
 def check_mask(mask: Any) -> None:

@@ -10,6 +10,7 @@ from transformer_jax import (
     Dropout,
     KVCache,
     MultiHeadAttention,
+    attention,
     attention_weights,
     dot_product_attention,
     dropout,
@@ -49,10 +50,13 @@ def attention_oracle(q, k, v, mask):
     return np.einsum("BHLS,BSHK->BLHK", softmax_oracle(q, k, dense), v.astype(np.float64))
 
 
+@pytest.mark.parametrize("implementation", ["xla", "blocked"])
 @pytest.mark.parametrize("name", MASKS)
-def test_attention_and_its_gradient_are_those_of_the_definition(name):
+def test_attention_and_its_gradient_are_those_of_the_definition(name, implementation, monkeypatch):
+    monkeypatch.setattr(attention, "BLOCK", 2)  # of 3 queries: the last block is filled up
     mask = MASKS[name]
-    y, vjp = jax.vjp(jax.jit(lambda *qkv: dot_product_attention(*qkv, mask)), Q, KEY, VALUE)
+    attend = functools.partial(dot_product_attention, implementation=implementation)
+    y, vjp = jax.vjp(jax.jit(lambda *qkv: attend(*qkv, mask)), Q, KEY, VALUE)
     np.testing.assert_allclose(y, attention_oracle(Q, KEY, VALUE, mask), atol=1e-5)
 
     # Directional derivatives of the float64 oracle, by central differences.
@@ -107,6 +111,92 @@ def test_bfloat16_computes_the_softmax_in_float32():
     np.testing.assert_allclose(np.asarray(y, np.float32), attention_oracle(Q, KEY, VALUE, MASKS["padding"]), atol=0.03)
 
 
+# --- a block of queries at a time --------------------------------------------------------------------------------
+
+
+def long_arrays(length, keys):
+    draw = np.random.default_rng(3)
+    return [jnp.asarray(draw.normal(size=(B, n, H, K)), jnp.float32) for n in (length, keys, keys)]
+
+
+def long_masks(length, keys):
+    draw = np.random.default_rng(4)
+    padding = AttentionMask.padding(draw.integers(0, 2, (B, keys)) | (np.arange(keys) == 0))
+    queries, packed = draw.integers(0, 3, (B, length)), draw.integers(0, 3, (B, keys))
+    packed[:, :3] = [0, 1, 2]  # each segment has a key that is not behind any query
+    return {
+        "none": None,
+        "padding, lengths, causal": padding & AttentionMask.lengths([5, keys]) & AttentionMask.causal(),
+        "segments, causal at an offset": AttentionMask.segments(queries, packed) & AttentionMask.causal(jnp.int32(2)),
+        "nothing": AttentionMask.lengths([0, 0]),
+    }
+
+
+@pytest.mark.parametrize("name", long_masks(1, 3))
+@pytest.mark.parametrize(("length", "keys"), [(11, 13), (12, 12), (3, 13)], ids=["filled up", "even", "one block"])
+def test_blocks_make_no_difference(length, keys, name, monkeypatch):
+    monkeypatch.setattr(attention, "BLOCK", 4)
+    arrays, mask = long_arrays(length, keys), long_masks(length, keys)[name]
+    g = jnp.asarray(np.random.default_rng(5).normal(size=arrays[0].shape), jnp.float32)
+
+    def run(implementation):
+        attend = functools.partial(dot_product_attention, implementation=implementation)
+        y, vjp = jax.vjp(lambda *qkv: attend(*qkv, mask), *arrays)
+        return y, *vjp(g)
+
+    for plain, blocked in zip(*(jax.jit(run, static_argnums=0)(name) for name in ("xla", "blocked")), strict=True):
+        np.testing.assert_allclose(blocked, plain, atol=2e-6)
+
+
+def test_dropout_is_another_in_each_block_and_the_same_each_time(monkeypatch):
+    monkeypatch.setattr(attention, "BLOCK", 8)
+    length, keys, rate = 32, 64, 0.25
+    alike = jnp.zeros((B, length, H, keys))  # queries for which all keys weigh the same
+    eye = jnp.broadcast_to(jnp.eye(keys)[None, :, None], (B, keys, H, keys))
+
+    @jax.jit
+    def run(g):
+        drop = Dropout(rate, SEED)
+        y, vjp = jax.vjp(lambda v: dot_product_attention(alike, v * 0, v, dropout=drop, implementation="blocked"), eye)
+        return y, vjp(g)[0]
+
+    g = jnp.asarray(np.random.default_rng(6).normal(size=alike.shape), jnp.float32)
+    weights_BLHS, gradient = map(np.asarray, run(g))
+    np.testing.assert_allclose(weights_BLHS[weights_BLHS > 0], 1 / keys / (1 - rate), rtol=1e-5)
+    dropped = weights_BLHS == 0
+    assert abs(dropped.mean() - rate) < 0.02
+    first, second, *_ = np.split(dropped, 4, axis=1)
+    assert abs((first == second).mean() - (rate**2 + (1 - rate) ** 2)) < 0.03
+    # The same weights were dropped when the backward pass computed them again.
+    np.testing.assert_allclose(gradient, np.einsum("BLHS,BLHK->BSHK", weights_BLHS, g), atol=1e-6)
+
+
+def test_memory_grows_with_the_length_and_not_with_its_square(monkeypatch):
+    monkeypatch.setattr(attention, "BLOCK", 64)
+    mask = AttentionMask.causal() & AttentionMask.segments(jnp.zeros((1, 2048), int))
+
+    def bytes_of(length, implementation):
+        def loss(q, k, v):
+            y = dot_product_attention(
+                q,
+                k,
+                v,
+                mask.replace(query_segments_BL=ids, key_segments_BS=ids),
+                dropout=Dropout(0.1, SEED),
+                implementation=implementation,
+            )
+            return jnp.sum(y**2)
+
+        ids = jnp.zeros((1, length), jnp.int32)
+        x = jax.ShapeDtypeStruct((1, length, 1, 8), jnp.float32)
+        compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    blocked = [bytes_of(length, "blocked") for length in (1024, 2048)]
+    assert blocked[1] < 2.1 * blocked[0]
+    assert blocked[1] < bytes_of(2048, "xla") / 8
+
+
 # --- the choice of a kernel --------------------------------------------------------------------------------------
 
 
@@ -148,6 +238,20 @@ def test_the_choice_is_logged_once(caplog):
         for _ in range(2):
             dot_product_attention(jnp.asarray(Q), jnp.asarray(KEY), jnp.asarray(VALUE))
     assert [r.getMessage() for r in caplog.records] == ["attention: xla (the backend is cpu)"]
+
+
+def test_long_texts_are_taken_in_blocks(caplog, monkeypatch):
+    attention._log_choice.cache_clear()
+    monkeypatch.setattr(attention, "BLOCKED_FROM", L * S)
+    q, k, v = map(jnp.asarray, (Q, KEY, VALUE))
+    with caplog.at_level("INFO", "transformer_jax.attention"):
+        blocked = jax.make_jaxpr(dot_product_attention)(q, k, v)
+        plain = jax.make_jaxpr(dot_product_attention)(q[:, 1:], k, v)
+    assert ("scan" in str(blocked), "scan" in str(plain)) == (True, False)
+    assert [r.getMessage() for r in caplog.records] == [
+        "attention: blocked (the backend is cpu, and queries times keys are at least 12)",
+        "attention: xla (the backend is cpu)",
+    ]
 
 
 # --- the layer ---------------------------------------------------------------------------------------------------

@@ -226,5 +226,5 @@ def test_attention_is_for_floating_point_numbers_and_known_kernels():
     x = jnp.ones((1, 2, 1, 4))
     with pytest.raises(ValueError, match="queries must be floating-point numbers, not int32"):
         dot_product_attention(x.astype(int), x, x)
-    with pytest.raises(ValueError, match="implementation must be 'auto', 'xla' or 'cudnn', not 'flash'"):
+    with pytest.raises(ValueError, match="implementation must be 'auto', 'xla', 'blocked' or 'cudnn', not 'flash'"):
         dot_product_attention(x, x, x, implementation="flash")
