@@ -51,24 +51,30 @@ def save_folder(folder: str | Path, config: dict[str, Any], params: Any, shapes:
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """The folder's config.json.
-
-    Raises:
-        ValueError: it is absent, cannot be read, or is not a JSON object: neither are NaN, Infinity, a key that is
-            there twice, integers of more than 20 digits, and objects nested deeper than Python can follow.
-    """
+    """The folder's config.json. Raises ValueError where it is absent, or as `read_json`."""
     path = Path(folder) / "config.json"
     require(path.is_file(), f"{path} does not exist: a model folder holds config.json and model.safetensors")
+    return read_json(path)
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """The JSON object, or list, in a file.
+
+    Raises:
+        ValueError: it cannot be read, or is not a JSON object: neither are NaN, Infinity, a key that is there twice,
+            integers of more than 20 digits, and objects nested deeper than Python can follow.
+    """
     try:
-        config = json.loads(
+        value = json.loads(
             path.read_bytes().decode(), object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer
         )
     except RecursionError as error:
-        raise ValueError(f"{path} is not a configuration: it is nested too deeply") from error
+        raise ValueError(f"{path} is not JSON: it is nested too deeply") from error
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
-    require(isinstance(config, dict), f"{path} holds {type(config).__name__}, not a JSON object")
-    return config
+    wanted = "object" if kind is dict else "list"
+    require(isinstance(value, kind), f"{path} holds {type(value).__name__}, not a JSON {wanted}")
+    return value
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
