@@ -1,11 +1,10 @@
-"""Hugging Face's BERT files <-> our parameters: one table of names, strict both ways."""
+"""What every model can do with a folder: be read from it, as it is or for other labels, and be written to it."""
 
 import dataclasses
 import json
-import logging
-import math
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -17,65 +16,13 @@ import numpy as np
 import safetensors.numpy
 from jax.typing import DTypeLike
 
-from bert_jax.config import BertConfig
-from bert_jax.hub import local_folder
-from transformer_jax.checkpoints import read_config, read_tensors, to_float32, write_files
-from transformer_jax.checks import listed, printed, require
+from bert_jax.config import BertConfig, ProblemType, default_labels, label_names, unnamed
+from bert_jax.names import Flat, Shapes, from_hugging_face, of_parts, to_hugging_face
+from bert_jax.weights import model_folder, read_weights
+from transformer_jax.checkpoints import read_config, write_files
+from transformer_jax.checks import Positions, check_value, listed, require
+from transformer_jax.positions import hierarchical_positions
 from transformer_jax.stack import unstack_layers
-
-log = logging.getLogger(__name__)
-
-# Our path -> Hugging Face's names without the prefix "bert."; {i} counts layers. Several names are split along
-# the axis that fuses them (queries, keys, values).
-NAMES: dict[str, tuple[str, ...]] = {
-    "embeddings/word/embedding": ("embeddings.word_embeddings.weight",),
-    "embeddings/position/embedding": ("embeddings.position_embeddings.weight",),
-    "embeddings/token_type/embedding": ("embeddings.token_type_embeddings.weight",),
-    "embeddings/norm/scale": ("embeddings.LayerNorm.weight",),
-    "embeddings/norm/bias": ("embeddings.LayerNorm.bias",),
-    "encoder/layer_{i}/attention/qkv/kernel": (
-        "encoder.layer.{i}.attention.self.query.weight",
-        "encoder.layer.{i}.attention.self.key.weight",
-        "encoder.layer.{i}.attention.self.value.weight",
-    ),
-    "encoder/layer_{i}/attention/qkv/bias": (
-        "encoder.layer.{i}.attention.self.query.bias",
-        "encoder.layer.{i}.attention.self.key.bias",
-        "encoder.layer.{i}.attention.self.value.bias",
-    ),
-    "encoder/layer_{i}/attention/out/kernel": ("encoder.layer.{i}.attention.output.dense.weight",),
-    "encoder/layer_{i}/attention/out/bias": ("encoder.layer.{i}.attention.output.dense.bias",),
-    "encoder/layer_{i}/attention_norm/scale": ("encoder.layer.{i}.attention.output.LayerNorm.weight",),
-    "encoder/layer_{i}/attention_norm/bias": ("encoder.layer.{i}.attention.output.LayerNorm.bias",),
-    "encoder/layer_{i}/mlp/up/kernel": ("encoder.layer.{i}.intermediate.dense.weight",),
-    "encoder/layer_{i}/mlp/up/bias": ("encoder.layer.{i}.intermediate.dense.bias",),
-    "encoder/layer_{i}/mlp/down/kernel": ("encoder.layer.{i}.output.dense.weight",),
-    "encoder/layer_{i}/mlp/down/bias": ("encoder.layer.{i}.output.dense.bias",),
-    "encoder/layer_{i}/mlp_norm/scale": ("encoder.layer.{i}.output.LayerNorm.weight",),
-    "encoder/layer_{i}/mlp_norm/bias": ("encoder.layer.{i}.output.LayerNorm.bias",),
-    "pooler/kernel": ("pooler.dense.weight",),
-    "pooler/bias": ("pooler.dense.bias",),
-    "predictions/transform/kernel": ("cls.predictions.transform.dense.weight",),
-    "predictions/transform/bias": ("cls.predictions.transform.dense.bias",),
-    "predictions/norm/scale": ("cls.predictions.transform.LayerNorm.weight",),
-    "predictions/norm/bias": ("cls.predictions.transform.LayerNorm.bias",),
-    "predictions/bias": ("cls.predictions.bias",),
-    "next_sentence/kernel": ("cls.seq_relationship.weight",),
-    "next_sentence/bias": ("cls.seq_relationship.bias",),
-}
-# Parts that a file may lack altogether, or have in vain, and how Hugging Face's names for them begin.
-HEADS = {"pooler": "pooler.", "predictions": "cls.predictions.", "next_sentence": "cls.seq_relationship."}
-# Heads of fine-tuned models: of no use to a model without them.
-OTHER_HEADS = ("classifier.", "qa_outputs.")
-# Copies of other tensors, and a table of constants.
-TIED = {
-    "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
-    "cls.predictions.decoder.bias": "cls.predictions.bias",
-}
-IGNORED = "embeddings.position_ids"
-FILES = ("config.json", "model.safetensors", "model.safetensors.index.json")
-
-Flat = dict[str, np.ndarray]
 
 
 class PretrainedModel(nn.Module):
@@ -95,34 +42,55 @@ class PretrainedModel(nn.Module):
     label_fields: ClassVar[dict[str, str]] = {}
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, dtype: DTypeLike = jnp.float32) -> tuple[Self, dict[str, Any]]:
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        dtype: DTypeLike = jnp.float32,
+        *,
+        num_labels: int | None = None,
+        id2label: Sequence[str] | Mapping[int, str] | None = None,
+        slot_labels: Sequence[str] | None = None,
+        problem_type: ProblemType | None = None,
+        max_position_embeddings: int | None = None,
+    ) -> tuple[Self, dict[str, Any]]:
         """Reads a folder in Hugging Face's layout, or a repository of the hub -> (model, float32 parameters).
 
-        A head that the file does not have is initialised, and named in a warning; heads of the file that this
-        class does not have are left out.
+        The weights are model.safetensors, or the files that model.safetensors.index.json names, or
+        flax_model.msgpack; the first of these that is there. A head that the file does not have is initialised, and
+        named in a warning; heads of the file that this class does not have are left out.
+
+        Args:
+            num_labels, id2label, slot_labels, problem_type: instead of what config.json says. A classifier of another
+                number of labels, or of labels with other names, is initialised anew, and the warning says so; labels
+                that have only numbers in the file (LABEL_0) get the names and keep their weights.
+            max_position_embeddings: up to the square of the file's n; the table is extended to so many rows by
+                `transformer_jax.hierarchical_positions`, and its first n stay what they are.
 
         Raises:
             ValueError: no such folder, a file is missing or broken, the configuration is not a BERT's, names or
                 shapes in the file are not exactly what the configuration asks for, or tensors are not numbers
                 that float32 can hold.
         """
-        folder = local_folder(name, FILES)
+        folder = model_folder(name)
         fields = read_config(folder)
         try:
-            config = BertConfig.from_json(fields)
+            said = BertConfig.from_json(fields)
         except ValueError as error:
             raise ValueError(f"{folder / 'config.json'}: {error}") from error
-        model = cls(config, dtype)
-        tensors = _read_tensors(folder)
-        _check_depth(tensors, config.num_hidden_layers, folder)
-        flat, absent = from_hugging_face(tensors, model.parameter_shapes(), str(folder))
-        if absent:
-            warnings.warn(
-                f"{folder}: the file has no {' and no '.join(absent)}; {cls.__name__} initialised it at random, "
-                f"to be trained: {', '.join(sorted(_of_parts(model.parameter_shapes(), absent)))}",
-                stacklevel=2,
-            )
-            flat |= model.initial_parameters(absent)
+        model = cls(_relabelled(said, num_labels, id2label, slot_labels, problem_type), dtype)
+        positions = _positions(said, max_position_embeddings, folder)
+        tensors, source = read_weights(folder, _architecture(fields))
+        _check_depth(tensors, said.num_hidden_layers, source)
+        shapes = model._shapes_for(folder)
+        renewed = model._of_other_labels(tensors, said, folder)
+        flat, absent = from_hugging_face(tensors, shapes, str(folder), [*renewed])
+        if absent or renewed:
+            reasons = [f"no {' and no '.join(absent)}"] if absent else []
+            text = f"{folder}: the file has {' and '.join([*reasons, *renewed.values()])}; {cls.__name__} initialised "
+            fresh = of_parts(shapes, [*absent, *renewed])
+            warnings.warn(f"{text}it at random, to be trained: {', '.join(sorted(fresh))}", stacklevel=2)
+            flat |= model.initial_parameters([*absent, *renewed])
+        model, flat = model._with_positions(flat, positions)
         return model, flax.traverse_util.unflatten_dict({k: jnp.asarray(v) for k, v in flat.items()}, sep="/")
 
     @nn.nowrap
@@ -149,7 +117,7 @@ class PretrainedModel(nn.Module):
         return jnp.zeros((1,) * self.input_rank, jnp.int32)
 
     @nn.nowrap
-    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+    def parameter_shapes(self) -> Shapes:
         """Path ("bert/pooler/kernel") -> shape in the canonical layout. Nothing is computed."""
         # Scanned, one layer is traced and not all of them.
         scanned = self.clone(config=dataclasses.replace(self.config, scan_layers=True))
@@ -165,163 +133,88 @@ class PretrainedModel(nn.Module):
         def init(key: jax.Array) -> dict[str, jax.Array]:
             params = shallow.init(key, self.example_ids())["params"]
             flat = flax.traverse_util.flatten_dict(params, sep="/")
-            return {path: flat[path] for path in _of_parts(flat, parts)}
+            return {path: flat[path] for path in of_parts(flat, parts)}
 
         return jax.device_get(jax.jit(init)(jax.random.key(0)))
 
+    @nn.nowrap
+    def _shapes_for(self, folder: Path) -> Shapes:
+        try:
+            return self.parameter_shapes()
+        except ValueError as error:  # the model cannot be made with these labels
+            raise ValueError(f"{folder}: {error}") from error
 
-# --- the two directions ------------------------------------------------------------------------------------------
+    @nn.nowrap
+    def _of_other_labels(self, tensors: Flat, said: BertConfig, folder: Path) -> dict[str, str]:
+        """The parts of the file that are for other labels than this model's, and how to say that of the file.
 
+        Raises:
+            ValueError: a part has another number of labels than config.json, and nobody asked for another one.
+        """
+        parts = {}
+        for part, field in self.label_fields.items():
+            weight = tensors.get(f"{part}.weight")
+            if weight is None:
+                continue
+            old, new, rows = getattr(said, field), getattr(self.config, field), np.size(weight, 0) if weight.ndim else 0
+            require(
+                new != old or rows == len(new),
+                f"{folder}: its {part} has {rows} labels, but {len(new)} are asked for ({field} of config.json)",
+            )
+            if new != old and (rows != len(new) or not unnamed(old)):
+                parts[part] = f"a {part} for {rows} labels and not for these {len(new)} ({listed([*new], 3)})"
+        return parts
 
-def from_hugging_face(tensors: Flat, shapes: dict[str, tuple[int, ...]], source: str) -> tuple[Flat, list[str]]:
-    """Hugging Face's tensors -> path -> float32 array, and the heads that are absent from them.
-
-    Args:
-        tensors: by Hugging Face's names, with or without "bert.", with LayerNorm's old gamma and beta or new names.
-        shapes: of the parameters that are wanted, by path.
-        source: where the tensors come from, for messages.
-
-    Raises:
-        ValueError: missing or unexpected names, wrong shapes, tied tensors that differ, or weights that are not
-            floating-point numbers, not finite, or too large for float32. It names them.
-    """
-    tensors = _canonical_names(tensors, source)
-    tensors.pop(IGNORED, None)
-    rows = {path: names for path, names in _table(shapes)}
-    absent = [
-        part
-        for part, prefix in HEADS.items()
-        if _of_parts(shapes, [part]) and not any(name.startswith(prefix) for name in tensors)
-    ]
-    without = _of_parts(shapes, absent)
-    wanted = {name for path, names in rows.items() if path not in without for name in names}
-    unused = tuple(prefix for part, prefix in HEADS.items() if not _of_parts(shapes, [part])) + OTHER_HEADS
-    left_out = sorted(name for name in tensors.keys() - wanted if name.startswith(unused))
-    if left_out:
-        log.info("%s: left out %s", source, ", ".join(left_out))
-    tensors = to_float32({name: tensor for name, tensor in tensors.items() if name not in left_out}, source)
-    _resolve_tied(tensors, wanted, source)
-    missing, unexpected = sorted(wanted - tensors.keys()), sorted(tensors.keys() - wanted)
-    require(not missing, f"{source} lacks {len(missing)} tensors: {listed(missing)}")
-    require(not unexpected, f"{source} has {len(unexpected)} unexpected tensors: {listed(unexpected)}")
-    flat, wrong = {}, []
-    for path, names in rows.items():
-        if names[0] not in wanted:
-            continue
-        for name in names:
-            right = _torch_shape(path, shapes[path], len(names))
-            if tensors[name].shape != right:
-                wrong.append(f"{name} is {tensors[name].shape}, not {right}")
-        if not wrong:
-            flat[path] = _from_torch(path, [tensors[name] for name in names], shapes[path])
-    require(not wrong, f"{source} does not fit its config.json: {listed(wrong)}")
-    return flat, absent
+    @nn.nowrap
+    def _with_positions(self, flat: Flat, positions: int) -> tuple[Self, Flat]:
+        """The model and its parameters with so many positions."""
+        if positions == self.config.max_position_embeddings:
+            return self, flat
+        path = next(path for path in flat if path.endswith("embeddings/position/embedding"))
+        table = np.asarray(hierarchical_positions(jnp.asarray(flat[path]), positions))
+        config = dataclasses.replace(self.config, max_position_embeddings=positions)
+        return self.clone(config=config), flat | {path: table}
 
 
-def to_hugging_face(params: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> Flat:
-    """Parameters in the canonical layout -> float32 tensors by Hugging Face's names.
-
-    Raises:
-        ValueError: names or shapes are not exactly those of `shapes`, or parameters are not floating-point numbers
-            or not finite. It names them.
-    """
-    flat = flax.traverse_util.flatten_dict(params, sep="/")
-    found = {path: tuple(np.shape(leaf)) for path, leaf in flat.items()}
-    wrong = sorted(path for path in found.keys() | shapes.keys() if found.get(path) != shapes.get(path))
-    names_of_wrong = listed([f"{p} is {found.get(p, 'missing')}, not {shapes.get(p, 'known')}" for p in wrong])
-    require(not wrong, f"the parameters are not those of this model: {names_of_wrong}")
-    arrays = to_float32({path: np.asarray(jax.device_get(leaf)) for path, leaf in flat.items()}, "the parameters")
-    tensors = {}
-    for path, names in _table(shapes):
-        prefix = "bert." if path.startswith("bert/") else ""
-        for name, tensor in zip(names, _to_torch(path, arrays[path], len(names)), strict=True):
-            tensors[prefix + name] = np.ascontiguousarray(tensor)
-    return tensors
-
-
-def _table(shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Each path of a model with Hugging Face's names for it, the prefix "bert." left out."""
-    for path in shapes:
-        parts = path.removeprefix("bert/").split("/")
-        layer = next((part.removeprefix("layer_") for part in parts if part.startswith("layer_")), "")
-        pattern = "/".join("layer_{i}" if part.startswith("layer_") else part for part in parts)
-        yield path, tuple(name.replace("{i}", layer) for name in NAMES[pattern])
+def _relabelled(
+    said: BertConfig,
+    num_labels: int | None,
+    id2label: Sequence[str] | Mapping[int, str] | None,
+    slot_labels: Sequence[str] | None,
+    problem_type: ProblemType | None,
+) -> BertConfig:
+    """The configuration of the file with what the caller says instead."""
+    changes: dict[str, Any] = {} if problem_type is None else {"problem_type": problem_type}
+    if num_labels is not None and num_labels != said.num_labels:
+        changes["id2label"] = default_labels(num_labels)
+    if id2label is not None:
+        names = changes["id2label"] = label_names("id2label", id2label)
+        fits = num_labels in (None, len(names))
+        require(fits, f"num_labels is {num_labels}, but id2label has {len(names)} names")
+    if slot_labels is not None:
+        changes["slot_labels"] = label_names("slot_labels", slot_labels)
+    return dataclasses.replace(said, **changes)
 
 
-def _of_parts(shapes: dict[str, tuple[int, ...]], parts: list[str]) -> set[str]:
-    return {path for path in shapes if path.removeprefix("bert/").split("/")[0] in parts}
+def _positions(said: BertConfig, asked: int | None, folder: Path) -> int:
+    n = said.max_position_embeddings
+    check_value("max_position_embeddings", asked, Positions | None)
+    fits = asked is None or n <= asked <= n * n
+    require(fits, f"max_position_embeddings {asked}: the {n} positions of {folder} can be extended to {n} to {n * n}")
+    return n if asked is None else asked
 
 
-def _canonical_names(tensors: Flat, source: str) -> Flat:
-    out: Flat = {}
-    for name, tensor in tensors.items():
-        short = name.removeprefix("bert.")
-        short = short.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-        require(short not in out, f"{source} has two tensors for {printed(short)}")
-        out[short] = tensor
-    return out
+def _architecture(fields: Mapping[str, Any]) -> str:
+    """The class that wrote a config.json, for messages."""
+    names = fields.get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    return name if isinstance(name, str) and re.fullmatch("Bert[A-Za-z]{1,40}", name) else "BertForPreTraining"
 
 
-def _resolve_tied(tensors: Flat, wanted: set[str], source: str) -> None:
-    """Drops copies of tied tensors, or puts one in the place of an original that is missing."""
-    for copy, original in TIED.items():
-        if copy not in tensors or "cls.predictions.bias" not in wanted:
-            continue
-        duplicate = tensors.pop(copy)
-        require(
-            np.array_equal(tensors.setdefault(original, duplicate), duplicate),
-            f"{source}: {copy} differs from {original}, but BERT's masked-LM head shares them",
-        )
-
-
-# --- arrays ------------------------------------------------------------------------------------------------------
-
-# PyTorch keeps matrices as [out, in]; ours are [in ..., out ...] with heads on an axis of their own. Only the
-# projection behind attention has two input axes, [H, K, D].
-
-
-def _matrix_shape(path: str, shape: tuple[int, ...]) -> tuple[int, int]:
-    inputs = 2 if path.endswith("attention/out/kernel") else 1
-    return math.prod(shape[:inputs]), math.prod(shape[inputs:])
-
-
-def _torch_shape(path: str, shape: tuple[int, ...], names: int) -> tuple[int, ...]:
-    if path.endswith("kernel"):
-        rows, columns = _matrix_shape(path, shape)
-        return (columns // names, rows)
-    return (math.prod(shape) // names,) if names > 1 else shape
-
-
-def _from_torch(path: str, tensors: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    parts = [tensor.T if path.endswith("kernel") else tensor for tensor in tensors]
-    return np.concatenate(parts, axis=-1).reshape(shape)
-
-
-def _to_torch(path: str, array: np.ndarray, names: int) -> list[np.ndarray]:
-    if path.endswith("kernel"):
-        return np.split(array.reshape(_matrix_shape(path, array.shape)).T, names)
-    return np.split(array.reshape(-1), names) if names > 1 else [array]
-
-
-def _read_tensors(folder: Path) -> Flat:
-    path = folder / "model.safetensors"
-    if not path.is_file():
-        require(
-            not (folder / "model.safetensors.index.json").is_file(),
-            f"{folder}: the model is split into several files; save it as one model.safetensors",
-        )
-        require(
-            not (folder / "pytorch_model.bin").is_file(),
-            f"{folder} has only pytorch_model.bin, a pickle, which is never read. Convert it where PyTorch is: "
-            "transformers.BertForPreTraining.from_pretrained(folder).save_pretrained(folder)",
-        )
-    return read_tensors(path)
-
-
-def _check_depth(tensors: Flat, layers: int, folder: Path) -> None:
+def _check_depth(tensors: Flat, layers: int, source: Path) -> None:
     # Before the names of thousands of layers are made up, of which the file has none.
     found = {name.split("encoder.layer.")[1].split(".")[0] for name in tensors if "encoder.layer." in name}
     require(
         not found or len(found) >= layers,
-        f"{folder / 'config.json'}: num_hidden_layers {layers}, but model.safetensors has {len(found)} layers",
+        f"{source.parent / 'config.json'}: num_hidden_layers {layers}, but {source.name} has {len(found)} layers",
     )

@@ -207,6 +207,11 @@ def default_labels(count: int) -> tuple[str, ...]:
     return tuple(f"LABEL_{index}" for index in range(count))
 
 
+def unnamed(labels: Sequence[str]) -> bool:
+    """Whether labels have only numbers for names."""
+    return all(label == f"LABEL_{index}" for index, label in enumerate(labels))
+
+
 def label_names(name: str, labels: Sequence[str] | Mapping[Any, str]) -> tuple[str, ...]:
     """Names in the order of their ids, from a list of them or from ids (0 or "0", 1 or "1" ...) -> names.
 

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax import BertConfig, BertForMaskedLM, BertForPreTraining, BertTokenizer, FillMask
-from bert_jax.checkpoints import FILES
 from bert_jax.hub import local_folder
 from bert_jax.vocabulary import write_vocabulary
+from bert_jax.weights import FILES
 from train.data import python_docs
 from train.data.batches import ExampleBatches, Examples
 from train.data.documents import Document, hold_out, read_documents

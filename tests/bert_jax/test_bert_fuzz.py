@@ -1,5 +1,6 @@
 """A BERT's folder of any content: loaded as it says, or refused in one line that names it; never anything else."""
 
+import copy
 import dataclasses
 import functools
 import json
@@ -7,6 +8,7 @@ import re
 import shutil
 import unicodedata
 
+import flax.serialization
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from bert_jax import BertConfig, BertModel, BertTokenizer
-from bert_jax.checkpoints import PretrainedModel, to_hugging_face
+from bert_jax.checkpoints import PretrainedModel
+from bert_jax.names import to_hugging_face
 from bert_jax.vocabulary import SPECIAL_TOKENS
 from tests.fuzzing import (
     broken,
@@ -40,6 +43,10 @@ CONFIG = BertConfig(
     num_attention_heads=2,
     intermediate_size=6,
     max_position_embeddings=8,
+    id2label=("no", "yes", "perhaps"),
+    slot_labels=("O", "B-x"),
+    problem_type="multi_label_classification",
+    classifier_dropout=0.5,
 )
 
 
@@ -70,6 +77,17 @@ def load(saved, tmp_path, name, content):
     return outcome(lambda: BertModel.from_pretrained(folder), folder)
 
 
+def labels(said, name):
+    """The names in a config.json, in the order of their ids."""
+    if name == "slot_labels":
+        return tuple(said.get(name) or ())
+    if said.get("id2label") is None and said.get("label2id") is None:
+        return BertConfig().id2label
+    table = {int(index): label for label, index in (said.get("label2id") or {}).items()}
+    table |= {int(index): label for index, label in (said.get("id2label") or {}).items()}
+    return tuple(table[index] for index in range(len(table)))
+
+
 @fuzz
 @given(data=st.data())
 def test_config(saved, tmp_path, data):
@@ -83,6 +101,9 @@ def test_config(saved, tmp_path, data):
     said = strict_json(content)
     assert said.get("model_type", "bert") == "bert" and not said.get("is_decoder", False)
     for name, value in dataclasses.asdict(model.config).items():
+        if name in ("id2label", "slot_labels"):
+            assert value == labels(said, name)
+            continue
         wanted = said.get(name, getattr(BertConfig(), name))
         if name in ("scan_layers", "remat") or (name == "pad_token_id" and wanted is None):
             wanted = getattr(BertConfig(), name)
@@ -128,6 +149,77 @@ def test_an_integer_where_any_number_may_be(saved, tmp_path):
     fields = json.loads((saved[0] / "config.json").read_text()) | {"layer_norm_eps": 2**31}
     model, _ = load(saved, tmp_path, "config.json", json.dumps(fields).encode())
     assert model.config.layer_norm_eps == 2**31
+
+
+# --- other files of weights --------------------------------------------------------------------------------------
+
+
+def check_params(loaded, saved):
+    """Whatever is read has the names of what was saved, and finite numbers."""
+    if loaded is not None:
+        flat = flax.traverse_util.flatten_dict(loaded[1], sep="/")
+        assert flat.keys() == saved[1].keys()
+        assert all(np.isfinite(leaf).all() for leaf in flat.values())
+
+
+@fuzz
+@given(data=st.data())
+def test_index_of_split_files(saved, tmp_path, data):
+    folder = tmp_path / "model"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(saved[0], folder)
+    files = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    where = {name: files[i % 2] for i, name in enumerate(sorted(saved[2]))}
+    for file in files:
+        part = {name: tensor for name, tensor in saved[2].items() if where[name] == file}
+        safetensors.numpy.save_file(part, folder / file)
+    (folder / "model.safetensors").unlink()
+    content = data.draw(damaged(json_text({"metadata": {"total_size": 1}, "weight_map": where})))
+    loaded = load(saved, tmp_path, "model.safetensors.index.json", content)
+    assert loaded is None or strict_json(content)["weight_map"] == where
+    check_params(loaded, saved)
+
+
+def msgpack_tree(tensors):
+    """Every kind of thing that msgpack can hold in the place of tensors."""
+    tree = {}
+    for name, tensor in tensors.items():
+        parts = name.split(".")
+        *path, last = ["scale" if p == "weight" and "LayerNorm" in parts else p for p in parts]
+        last = last if last != "weight" else "embedding" if "_embeddings" in name else "kernel"
+        tree[(*path, last)] = np.ascontiguousarray(tensor.T) if last == "kernel" else tensor
+    return tree
+
+
+CHUNKED = "__msgpack_chunked_array__"
+OTHER_LEAVES = st.sampled_from([
+    None, True, 3, 1.5, 1j, "x", b"x", [], [1.0], {}, {"a": 1}, np.float32(2), np.ones(()), np.ones(4, bool),
+    np.ones(4, np.int8), np.full(4, np.inf), np.array(["a"]), np.array(["2020"], "M8[Y]"), np.ones(4, complex),
+    {CHUNKED: True}, {CHUNKED: True, "shape": {"0": 4}, "chunks": {"0": 1}},
+])  # fmt: skip
+
+
+@fuzz
+@given(data=st.data())
+def test_msgpack(saved, tmp_path, data):
+    folder = tmp_path / "model"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(saved[0], folder)
+    (folder / "model.safetensors").unlink()
+    flat = msgpack_tree(saved[2])
+    edited = data.draw(st.booleans())
+    for _ in range(2 * edited):
+        path = data.draw(st.sampled_from(sorted(flat)))
+        flat[data.draw(st.sampled_from([path, (*path, "x"), (*path[:-1], "weight")]))] = data.draw(OTHER_LEAVES)
+    tree = {}
+    for path, leaf in flat.items():
+        node = tree
+        for part in path[:-1]:
+            node = node.setdefault(part, {}) if isinstance(node.get(part, {}), dict) else {}
+        node[path[-1]] = copy.deepcopy(leaf)
+    content = flax.serialization.msgpack_serialize(tree)
+    content = content if edited else data.draw(damaged(broken(content)) | st.binary(max_size=99))
+    check_params(load(saved, tmp_path, "flax_model.msgpack", content), saved)
 
 
 # --- tokenizers --------------------------------------------------------------------------------------------------

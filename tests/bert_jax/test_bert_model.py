@@ -1,7 +1,6 @@
 """BertModel and its heads: the parameter contract, padding, packing, positions, dropout, both ways of running."""
 
 import functools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -45,14 +44,8 @@ def ids(rows, length, seed=0):
     return np.random.default_rng(seed).integers(5, 40, (rows, length)).astype(np.int32)
 
 
-def test_golden_parameters():
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    path = Path(__file__).with_name("make_golden.py")
-    spec = spec_from_file_location("make_golden", path)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.parameter_listing() == path.with_name("golden_parameters.txt").read_text()
+def test_golden_parameters(golden):
+    assert golden.parameter_listing() == (golden.HERE / "golden_parameters.txt").read_text()
 
 
 def test_every_parameter_has_logical_axes():
