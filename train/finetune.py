@@ -356,7 +356,7 @@ def finish(job: Job, ended: list[Ended]) -> None:
     with exporting(config.run) as folder:
         job.objective.model.save_pretrained(folder, chosen.params)
         job.start.tokenizer.save_pretrained(folder)
-        for name, content in job.task.files().items():
+        for name, content in job.task.files(job.start.config).items():
             path = folder / name
             path.parent.mkdir(exist_ok=True)
             write_file(path, content)

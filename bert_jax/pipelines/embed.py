@@ -15,7 +15,8 @@ from jax.typing import DTypeLike
 from bert_jax.checkpoints import PretrainedModel
 from bert_jax.model import BertModel
 from bert_jax.pipelines.runner import BATCH_SIZE, Batch, Pipeline
-from bert_jax.pipelines.sentence_transformers import POOLINGS, EmbedderSettings, read_settings, settings_files
+from bert_jax.pipelines.sentence_transformers import EmbedderSettings, read_settings, settings_files
+from bert_jax.pooling import pool
 from bert_jax.tokenizer import BertTokenizer
 from bert_jax.vocabulary import check_texts
 from transformer_jax.checkpoints import write_files
@@ -160,26 +161,4 @@ def _pooled(
 ) -> Array:
     """Float32 [B, D]."""
     out: Any = model.apply({"params": params}, batch["input_ids"], batch["token_type_ids"], batch["attention_mask"])
-    x_BLD = out.last_hidden_state.astype(jnp.float32)
-    mask_BL1 = jnp.asarray(batch["attention_mask"] != 0)[:, :, None]
-    parts = [_POOLS[name](x_BLD, mask_BL1) for name in POOLINGS if name in pooling]
-    vectors_BD = jnp.concatenate(parts, axis=-1)
-    if not normalize:
-        return vectors_BD
-    return vectors_BD / jnp.maximum(jnp.linalg.norm(vectors_BD, axis=-1, keepdims=True), 1e-12)
-
-
-def _sum(x_BLD: Array, mask_BL1: Array) -> Array:
-    return jnp.sum(jnp.where(mask_BL1, x_BLD, 0), axis=1)
-
-
-def _count(mask_BL1: Array) -> Array:
-    return jnp.sum(mask_BL1, axis=1).astype(jnp.float32)
-
-
-_POOLS = {
-    "cls": lambda x_BLD, mask_BL1: x_BLD[:, 0],
-    "max": lambda x_BLD, mask_BL1: jnp.max(jnp.where(mask_BL1, x_BLD, -jnp.inf), axis=1),
-    "mean": lambda x_BLD, mask_BL1: _sum(x_BLD, mask_BL1) / _count(mask_BL1),
-    "mean_sqrt_len": lambda x_BLD, mask_BL1: _sum(x_BLD, mask_BL1) / jnp.sqrt(_count(mask_BL1)),
-}
+    return pool(out.last_hidden_state, batch["attention_mask"], pooling, normalize)
