@@ -16,6 +16,7 @@ from train.data.padded import Example
 from train.data.requests import Request
 from train.errors import InputError
 from train.state import Batch, Sums
+from transformer_jax.checks import listed
 
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 NO_LABEL = -100  # of tokens that count for no loss
@@ -200,5 +201,5 @@ def single_example(encoding: Any) -> Example:
 def known_label(label: str, names: Sequence[str], place: str, option: str) -> int:
     """The index of a label. Raises InputError where training has none of that name."""
     if label not in names:
-        raise InputError(f"{place}: {option} {label!r} is none that training has: {', '.join(map(repr, names))}")
+        raise InputError(f"{place}: {option} {label!r} is none that training has: {listed([*names], 12)}")
     return names.index(label)
