@@ -16,6 +16,7 @@ from bert_jax.heads import (
 )
 
 # The masked-LM objective
+from bert_jax.mask_predict import MaskPredictOutput, mask_predict
 from bert_jax.masking import MaskedBatch, mask_tokens, maskable
 from bert_jax.model import BertEmbeddings, BertModel, BertOutput
 
@@ -35,7 +36,9 @@ __all__ = [
     "BertTokenizer",
     "FillMask",
     "LogitsOutput",
+    "MaskPredictOutput",
     "MaskedBatch",
+    "mask_predict",
     "mask_tokens",
     "maskable",
 ]
