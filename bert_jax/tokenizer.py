@@ -1,8 +1,7 @@
 """BERT's WordPiece tokenizer over the `tokenizers` library, in Hugging Face's file layout."""
 
-import contextlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -21,7 +20,8 @@ from bert_jax.vocabulary import (
     write_vocabulary,
 )
 from transformer_jax.checkpoints import write_files
-from transformer_jax.checks import Size, check_fields, check_ids, check_value, listed, printed, require, shown
+from transformer_jax.checks import Size, check_fields, check_ids, check_value, listed, require, shown
+from transformer_jax.tokenizer import reading
 
 FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
 
@@ -97,12 +97,12 @@ class BertTokenizer:
         folder = local_folder(name, FILES)
         whole, vocabulary, settings = (folder / file for file in FILES)
         if whole.exists():
-            with _reading(whole):
+            with reading(whole):
                 return cls(Tokenizer.from_str(whole.read_text(encoding="utf-8")))
         require(vocabulary.exists(), f"{folder} holds neither tokenizer.json nor vocab.txt")
-        with _reading(settings):
+        with reading(settings):
             chosen = _read_settings(settings)
-        with _reading(vocabulary):
+        with reading(vocabulary):
             return cls(_assemble(read_vocabulary(vocabulary), chosen))
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -231,17 +231,6 @@ def _truncate(room: int | None, a: Encoding, b: Encoding | None = None) -> None:
 def _check_special(vocabulary: dict[str, int]) -> None:
     missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
     require(not missing, f"the vocabulary lacks the special tokens {', '.join(missing)}")
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Whatever is wrong with a file, and the library raises plain Exception, becomes a ValueError that names it."""
-    try:
-        yield
-    except BaseException as error:  # `tokenizers` panics with one of Rust's own
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise ValueError(f"{path} cannot be read: {printed(' '.join(str(error).split()))}") from error
 
 
 def _read_settings(path: Path) -> _Settings:

@@ -36,7 +36,8 @@ from train.state import evaluate, make_eval_step
 from train.terminal import left_out, say, say_table
 from transformer_jax import Transformer, TransformerConfig, Translator, stack_layers, unstack_layers
 from transformer_jax.checkpoints import write_file
-from transformer_jax.translator import load_sentencepiece, longest_output
+from transformer_jax.tokenizer import load_sentencepiece
+from transformer_jax.translator import longest_output
 
 EVAL_BATCHES = 16
 # Batches have a multiple of so many rows on every mesh: up to 8 shards leave the batches what they are.

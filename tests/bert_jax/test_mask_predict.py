@@ -22,7 +22,7 @@ def bert():
         num_attention_heads=2,
         intermediate_size=24,
         max_position_embeddings=L,
-        initializer_range=0.6,
+        initializer_range=2.0,
     )
     model = BertForMaskedLM(config)
     return model, jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
