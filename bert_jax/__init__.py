@@ -15,14 +15,19 @@ from bert_jax.heads import (
     LogitsOutput,
 )
 
-# The masked-LM objective
+# Generation
 from bert_jax.mask_predict import MaskPredictOutput, mask_predict
+
+# The masked-LM objective
 from bert_jax.masking import MaskedBatch, mask_tokens, maskable
 from bert_jax.model import BertEmbeddings, BertModel, BertOutput
 
 # Pipelines
 from bert_jax.pipelines import FillMask
 from bert_jax.tokenizer import BertTokenizer
+
+# Encoder-decoders that start from a BERT
+from bert_jax.warm_start import warm_start
 
 __all__ = [
     "BertConfig",
@@ -41,4 +46,5 @@ __all__ = [
     "mask_predict",
     "mask_tokens",
     "maskable",
+    "warm_start",
 ]
