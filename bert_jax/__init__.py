@@ -23,6 +23,9 @@ from bert_jax.heads import (
     QuestionAnsweringOutput,
 )
 
+# Generation
+from bert_jax.mask_predict import MaskPredictOutput, mask_predict
+
 # The masked-LM objective
 from bert_jax.masking import MaskedBatch, mask_tokens, maskable
 from bert_jax.model import BertEmbeddings, BertModel, BertOutput
@@ -43,6 +46,9 @@ from bert_jax.pipelines import (
     TokenTagger,
 )
 from bert_jax.tokenizer import BertTokenizer
+
+# Encoder-decoders that start from a BERT
+from bert_jax.warm_start import warm_start
 
 __all__ = [
     "Answer",
@@ -67,6 +73,7 @@ __all__ = [
     "Filled",
     "JointOutput",
     "LogitsOutput",
+    "MaskPredictOutput",
     "MaskedBatch",
     "QuestionAnswerer",
     "QuestionAnsweringOutput",
@@ -75,6 +82,8 @@ __all__ = [
     "TextError",
     "TextsCut",
     "TokenTagger",
+    "mask_predict",
     "mask_tokens",
     "maskable",
+    "warm_start",
 ]
