@@ -13,15 +13,13 @@ from bert_jax import BertConfig, BertForSequenceClassification, BertTokenizer
 from train import metrics
 from train.data.glue import GLUE
 from train.data.requests import Request
-from train.data.tables import Row, label_of, list_of, number_of, read_table, text_of
+from train.data.tables import Row, label_of, labels_of, number_of, read_table, text_of
 from train.data.tfds import split_of
 from train.errors import InputError
 from train.state import Batch, Sums
 from train.tasks.base import Features, FinetuneTask, Settings, known_label, single_example
 from transformer_jax import cross_entropy
 from transformer_jax.checks import shown
-
-SEPARATOR = "|"
 
 
 class Labelled(NamedTuple):
@@ -94,16 +92,10 @@ class Classification(FinetuneTask):
         return Features(examples, encodings, {"texts cut to --max-length": cut})
 
     def _label(self, row: Row) -> str | tuple[str, ...] | float | None:
-        if row.fields["label"] is None:
-            return None
         if self.problem_type == "regression":
-            return number_of(row, "label")
+            return None if row.fields["label"] is None else number_of(row, "label")
         if self.problem_type == "multi-label":
-            value = row.fields["label"]
-            names = (
-                [name for name in value.split(SEPARATOR) if name] if isinstance(value, str) else list_of(row, "label")
-            )
-            return tuple(dict.fromkeys(names))
+            return labels_of(row, "label")
         return label_of(row, "label")
 
     def _target(self, row: Labelled, config: BertConfig) -> np.ndarray:
