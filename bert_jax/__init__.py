@@ -28,10 +28,24 @@ from bert_jax.masking import MaskedBatch, mask_tokens, maskable
 from bert_jax.model import BertEmbeddings, BertModel, BertOutput
 
 # Pipelines
-from bert_jax.pipelines import FillMask
+from bert_jax.pipelines import (
+    Answer,
+    Answers,
+    EmbedderSettings,
+    Entity,
+    FillMask,
+    QuestionAnswerer,
+    TextClassifier,
+    TextEmbedder,
+    TextError,
+    TextsCut,
+    TokenTagger,
+)
 from bert_jax.tokenizer import BertTokenizer
 
 __all__ = [
+    "Answer",
+    "Answers",
     "BertConfig",
     "BertEmbeddings",
     "BertForJointIntentAndSlots",
@@ -46,11 +60,19 @@ __all__ = [
     "BertModel",
     "BertOutput",
     "BertTokenizer",
+    "EmbedderSettings",
+    "Entity",
     "FillMask",
     "JointOutput",
     "LogitsOutput",
     "MaskedBatch",
+    "QuestionAnswerer",
     "QuestionAnsweringOutput",
+    "TextClassifier",
+    "TextEmbedder",
+    "TextError",
+    "TextsCut",
+    "TokenTagger",
     "mask_tokens",
     "maskable",
 ]

@@ -13,8 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax import BertConfig, BertTokenizer
-from bert_jax.checkpoints import FILES, PretrainedModel
-from bert_jax.hub import local_folder
+from bert_jax.checkpoints import PretrainedModel
+from bert_jax.weights import model_folder
 from train.confusion import draw_confusion
 from train.data import requests
 from train.data.fingerprint import fingerprint, fingerprint_of, fingerprint_of_model
@@ -36,7 +36,7 @@ from train.loop import (
     with_learning_rate,
 )
 from train.optimizer import OptimizerConfig
-from train.options import Positive, Range, check_options, refuse_idle
+from train.options import Range, check_options, refuse_idle
 from train.run import Run, exporting
 from train.sharding import make_mesh, row_shards
 from train.state import shardings_of
@@ -48,7 +48,9 @@ from transformer_jax.checkpoints import read_config, write_file
 from transformer_jax.checks import shown
 
 HELD_OUT_EVERY = 10
-VOCABULARY = 4096
+# Without --model: words that are learned from the training texts, times they are gone through, and the learning rate.
+VOCABULARY, EPOCHS_FROM_SCRATCH, RATE_FROM_SCRATCH = 4096, 15.0, 1e-3
+EPOCHS = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +69,8 @@ class FinetuneConfig(JobConfig):
     """Size of the model without --model, which begins at random."""
     model: str = ""
     """Folder or hub name of a BERT to start from, with its vocabulary."""
-    epochs: Positive = 3.0
-    """Times that the training data is gone through."""
+    epochs: Annotated[float | None, Range(0, open_low=True)] = None
+    """Times that the training data is gone through; by default 3, and 15 without --model."""
     steps: Annotated[int | None, Range(1, 2**31 - 1)] = None  # type: ignore[assignment]
     """Updates of the whole run; by default --epochs decides."""
     batch_size: Annotated[int, Range(1, 2**20)] = 32
@@ -190,7 +192,7 @@ def load_start(config: FinetuneConfig, task: FinetuneTask, corpus: Corpus) -> St
         fields = {"vocab_size": tokenizer.vocab_size, "max_position_embeddings": reach, **labels}
         return Start(BertConfig.preset(config.preset, **fields), labels, tokenizer, {})
     with blaming(f"--model {config.model}"):
-        folder = local_folder(config.model, FILES)
+        folder = model_folder(config.model)
         was = BertConfig.from_json(read_config(folder))
         tokenizer = BertTokenizer.from_pretrained(config.model)
         if tokenizer.vocab_size > was.vocab_size:
@@ -235,8 +237,13 @@ def shortened(names: Sequence[str], count: int = 12) -> str:
 def in_steps(config: FinetuneConfig, examples: int, start: BertConfig) -> FinetuneConfig:
     """The options with steps where epochs were given, and with the learning rate of the nearest preset."""
     epoch = max(1, examples // config.batch_size)
-    steps = config.steps or max(1, round(config.epochs * examples / config.batch_size))
+    epochs = config.epochs or (EPOCHS if config.model else EPOCHS_FROM_SCRATCH)
+    steps = config.steps or max(1, round(epochs * examples / config.batch_size))
     config = per_epoch(dataclasses.replace(config, steps=steps), epoch)
+    if not config.model and config.optimizer.learning_rate is None:
+        config = dataclasses.replace(
+            config, optimizer=dataclasses.replace(config.optimizer, learning_rate=RATE_FROM_SCRATCH)
+        )
     widths = {name: BertConfig.preset(name).hidden_size for name in FinetuneConfig.learning_rates}
     return with_learning_rate(config, nearest_preset(start.hidden_size, widths))
 
@@ -349,7 +356,7 @@ def finish(job: Job, ended: list[Ended]) -> None:
     with exporting(config.run) as folder:
         job.objective.model.save_pretrained(folder, chosen.params)
         job.start.tokenizer.save_pretrained(folder)
-        for name, content in job.task.files().items():
+        for name, content in job.task.files(job.start.config).items():
             path = folder / name
             path.parent.mkdir(exist_ok=True)
             write_file(path, content)
@@ -368,5 +375,6 @@ def finish(job: Job, ended: list[Ended]) -> None:
     which = f"step {chosen.step}" + (f" of seed {chosen.config.seed}" if len(ended) > 1 else "")
     say_table(f"held-out scores of the best checkpoint by {best.removeprefix('eval/')} (exported: {which})", rows)
     for answer in chosen.answers[:3]:
-        say("  " + shown(answer, 300))
+        short = {name: value for name, value in answer.items() if name not in ("probabilities", "n_best")}
+        say("  " + shown(short, 300))
     say(f"\nrun folder: {config.run}")

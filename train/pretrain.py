@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax import BertConfig, BertForMaskedLM, BertForPreTraining, BertTokenizer, FillMask
-from bert_jax.hub import local_folder
 from bert_jax.vocabulary import write_vocabulary
-from bert_jax.weights import FILES
+from bert_jax.weights import model_folder
 from train.data import python_docs
 from train.data.batches import ExampleBatches, Examples
 from train.data.documents import Document, hold_out, read_documents
@@ -283,12 +282,12 @@ def load_config(config: PretrainConfig) -> BertConfig | None:
     if not config.model:
         return None
     with blaming(f"--model {config.model}"):
-        return BertConfig.from_json(read_config(local_folder(config.model, FILES)))
+        return BertConfig.from_json(read_config(model_folder(config.model)))
 
 
 def start_files(config: PretrainConfig) -> dict[str, str]:
     """The fingerprint of --model, which must stay what it is until the run has a checkpoint."""
-    return fingerprint_of_model(local_folder(config.model, FILES)) if config.model else {}
+    return fingerprint_of_model(model_folder(config.model)) if config.model else {}
 
 
 def make_model(

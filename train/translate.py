@@ -295,7 +295,8 @@ def translations_of(translator: Translator, sources: Sequence[str]) -> list[str]
 def finish(config: TranslateConfig, model: Transformer, processor: Any, held_out: Sequence[Pair]) -> None:
     """Averages, exports, scores with the paper's beam search, and shows ten translations."""
     with open_checkpoints(config, "eval/nll_loss") as checkpoints:
-        since = config.steps - config.average * (config.checkpoint.every or config.steps)  # the best one is kept longer than that
+        # The best one is kept longer than that.
+        since = config.steps - config.average * (config.checkpoint.every or config.steps)
         steps = checkpoints.intact(step for step in checkpoints.regular_steps() if step > since)
         if not steps:
             raise RunError(f"no checkpoint in {config.run} is intact: the same command makes them again")

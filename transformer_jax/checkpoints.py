@@ -57,11 +57,11 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return read_json(path)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
+def read_json(path: Path, kind: type = dict) -> Any:
+    """The JSON object, or list, in a file.
 
     Raises:
-        ValueError: it cannot be read, or is not a JSON object: neither are NaN, Infinity, a key that is there twice,
+        ValueError: it cannot be read, or is not such JSON: neither are NaN, Infinity, a key that is there twice,
             integers of more than 20 digits, and objects nested deeper than Python can follow.
     """
     try:
@@ -72,7 +72,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not JSON: it is nested too deeply") from error
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
-    require(isinstance(value, dict), f"{path} holds {type(value).__name__}, not a JSON object")
+    wanted = "object" if kind is dict else "list"
+    require(isinstance(value, kind), f"{path} holds {type(value).__name__}, not a JSON {wanted}")
     return value
 
 

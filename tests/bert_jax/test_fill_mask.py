@@ -1,12 +1,14 @@
 """FillMask: what it says is what the model says, and it compiles little."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax import BertConfig, BertForPreTraining, BertTokenizer, FillMask
-from bert_jax.pipelines import _fill
+from bert_jax import BertConfig, BertForPreTraining, BertTokenizer, FillMask, TextError, TextsCut
+from bert_jax.pipelines.fill_mask import _filled, _likeliest
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "while", "dogs", "ran", "over", "green", "hills"]
 
@@ -54,27 +56,61 @@ def test_answers_are_those_of_the_model(folder):
         np.testing.assert_allclose([probability for _, probability in answer], p[best], rtol=1e-4)
 
 
+def test_several_masks_are_filled_each_on_its_own(folder):
+    fill = FillMask.from_pretrained(folder)
+    texts = ["the [MASK] sat on [MASK][MASK]", "a [MASK]", "[MASK] ran [MASK]"]
+    several, one, two = fill(texts, top_k=3)
+    assert [len(several), len(one), len(two)] == [3, 3, 2]
+    assert fill.masks(texts, top_k=3) == [several, [one], two]
+    model, params = BertForPreTraining.from_pretrained(folder)
+    batch = fill.tokenizer(texts[:1], max_length=32, padding="max_length")
+    probabilities = np.asarray(jax.nn.softmax(jax.jit(model.apply)({"params": params}, **batch).prediction_logits[0]))
+    for at, fills in zip(np.flatnonzero(batch["input_ids"][0] == fill.tokenizer.mask_id), several, strict=True):
+        best = np.argsort(-probabilities[at])[:3]
+        assert [token for token, _ in fills] == [fill.tokenizer.backend.id_to_token(int(i)) for i in best]
+        np.testing.assert_allclose([p for _, p in fills], probabilities[at][best], rtol=1e-4)
+
+
+def test_fills_as_text(folder):
+    fill = FillMask.from_pretrained(folder)
+    texts = ["The  [MASK] sat,\tÉ [MASK]!", "[MASK]", "\U0001f600 東[MASK]京"]
+    whole = 0
+    for text, masks, completions in zip(texts, fill.masks(texts, 9), fill.complete(texts, 9), strict=True):
+        for k, completion in enumerate(completions):
+            tokens = [fills[k][0] for fills in masks]
+            assert completion == _filled(text, [match.span() for match in re.finditer(r"\[MASK\]", text)], tokens)
+            if not any(token.startswith("##") for token in tokens):
+                whole += 1
+                assert completion == text.replace("[MASK]", "%s") % (*tokens,)
+    assert whole > 3
+    assert _filled("a cat [MASK] [MASK].", [(6, 12), (13, 19)], ["##s", "ran"]) == "a cats ran."
+    assert _filled("[MASK]", [(0, 6)], ["##"]) == "##"
+
+
 def test_few_compilations_and_answers_in_order(folder):
     fill = FillMask.from_pretrained(folder)
     texts = sentences(50)
-    _fill.clear_cache()
+    _likeliest.clear_cache()
     answers = fill(texts, top_k=2)
-    assert _fill._cache_size() <= 2  # 32 and 18 rows, the second batch with longer ones
+    assert _likeliest._cache_size() <= 2  # 32 and 18 rows, the second batch with longer ones
     for i in (0, 13, 49):
         (alone,) = fill([texts[i]], top_k=2)
         assert [token for token, _ in alone] == [token for token, _ in answers[i]]
-    _fill.clear_cache()
+    _likeliest.clear_cache()
     for rows in (5, 6, 8):
         for words in (1, 9):
             fill(["[MASK]" + " cat" * words] * rows, top_k=2)
-    assert _fill._cache_size() == 1
+    assert _likeliest._cache_size() == 1
 
 
 def test_bad_input(folder):
     fill = FillMask.from_pretrained(folder)
-    for text in ("no mask", "[MASK] and [MASK]", "cat " * 60 + "[MASK]"):
-        with pytest.raises(ValueError, match=r"one \[MASK\]"):
+    for text in ("", "no mask", "cat " * 60 + "[MASK]"):
+        with pytest.raises(TextError, match=r"needs a \[MASK\] in its first 40 tokens"):
             fill([text])
+    with pytest.raises(TextError, match=r"has a \[MASK\] behind its first 40 tokens") as caught:
+        fill(["[MASK]", "[MASK]" + " cat" * 60 + " [MASK]"])
+    assert caught.value.index == 1
     with pytest.raises(ValueError, match="top_k"):
         fill(["[MASK]"], top_k=0)
     with pytest.raises(ValueError, match="list of texts"):
@@ -88,8 +124,7 @@ def test_texts_are_refused_by_place(folder):
         (["[MASK]", 3], r"texts\[1\] must be a str, not 3"),
         ([b"[MASK]"], r"texts\[0\] must be a str"),
         (["[MASK] \udc00"], r"texts\[0\], character 7"),
-        (["[MASK]", "no mask"], r"texts\[1\] \('no mask'\) needs one \[MASK\] .* there are 0"),
-        (["[MASK]" * 2], r"texts\[0\] .* there are 2"),
+        (["[MASK]", "no mask"], r"texts\[1\] \('no mask'\) needs a \[MASK\] .* there is none"),
     ):
         with pytest.raises(ValueError, match=words):
             fill(texts)
@@ -107,6 +142,10 @@ def test_what_is_cut_off_is_said(folder):
     ) as caught:
         answers = fill(texts, top_k=2)
     assert caught[0].filename == __file__ and len(answers) == 3
+    assert isinstance(caught[0].message, TextsCut) and caught[0].message.indices == [2]
+    with pytest.warns(TextsCut) as caught:
+        fill.complete(texts)
+    assert caught[0].filename == __file__
     fill(texts[:2], top_k=2)  # 40 tokens fit
 
 

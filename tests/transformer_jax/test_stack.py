@@ -162,6 +162,9 @@ def norm_oracle(p, x):
     return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
 
 
+OF_ROWS = (np.arange(3)[None, :] < np.array([3, 2])[:, None])[:, None, :]
+
+
 def attention_oracle(p, x, memory, allowed):
     """One head after the other; `allowed` is boolean [B, L, S]."""
     if memory is None:
@@ -170,26 +173,28 @@ def attention_oracle(p, x, memory, allowed):
         q = np.einsum("BLD,DHK->BLHK", x, p["query"]["kernel"]) + p["query"]["bias"]
         kv = np.einsum("BLD,DCHK->BLCHK", memory, p["key_value"]["kernel"]) + p["key_value"]["bias"]
         k, v = kv[:, :, 0], kv[:, :, 1]
-    y = 0
-    for h in range(H):
-        scores = np.where(allowed, q[:, :, h] @ k[:, :, h].swapaxes(1, 2) / math.sqrt(D // H), -np.inf)
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        y = y + weights / weights.sum(-1, keepdims=True) @ v[:, :, h] @ p["out"]["kernel"][h]
-    return y + p["out"]["bias"]
+    heads = [weights_oracle(q[:, :, h], k[:, :, h], allowed) @ v[:, :, h] @ p["out"]["kernel"][h] for h in range(H)]
+    return sum(heads) + p["out"]["bias"]
+
+
+def weights_oracle(q, k, allowed):
+    """Of one head."""
+    scores = np.where(allowed, q @ k.swapaxes(1, 2) / math.sqrt(D // H), -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
 
 
 def layer_oracle(params, x, memory, norm, activation):
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
     x = x.astype(np.float64)
     causal = np.tril(np.ones((3, 3), bool))[None]
-    of_rows = (np.arange(3)[None, :] < np.array([3, 2])[:, None])[:, None, :]
 
     def mlp(h):
         h = ACTIVATIONS[activation](h @ p["mlp"]["up"]["kernel"] + p["mlp"]["up"]["bias"])
         return h @ p["mlp"]["down"]["kernel"] + p["mlp"]["down"]["bias"]
 
     if memory is None:
-        sublayers = [("attention_norm", lambda h: attention_oracle(p["attention"], h, None, of_rows))]
+        sublayers = [("attention_norm", lambda h: attention_oracle(p["attention"], h, None, OF_ROWS))]
     else:
         sublayers = [
             ("self_attention_norm", lambda h: attention_oracle(p["self_attention"], h, None, causal)),
@@ -217,16 +222,30 @@ def test_the_decoder_layer_is_its_definition(norm):
     np.testing.assert_allclose(y, layer_oracle(params, X, MEMORY.astype(np.float64), norm, "relu"), atol=2e-5)
 
 
+@pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_a_stack_is_its_layers_one_after_the_other(norm):
+def test_a_stack_is_its_layers_one_after_the_other(norm, scan):
     params = stack_params(Encoder, norm)
-    y = X
+    exact = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
+    states, weights = [X], []
     for i in range(2):
-        y = layer_oracle(params[f"layer_{i}"], y, None, norm, "relu")
+        p = exact[f"layer_{i}"]
+        x = norm_oracle(p["attention_norm"], states[-1]) if norm == "pre" else states[-1]
+        q, k = (np.einsum("BLD,DHK->HBLK", x, p["attention"]["qkv"]["kernel"][:, c]) for c in (0, 1))
+        q, k = (y + p["attention"]["qkv"]["bias"][c][:, None, None] for c, y in ((0, q), (1, k)))
+        weights.append(np.stack([weights_oracle(q[h], k[h], OF_ROWS) for h in range(H)], 1))
+        states.append(layer_oracle(p, states[-1], None, norm, "relu"))
     if norm == "pre":
-        y = norm_oracle(jax.tree.map(lambda a: np.asarray(a, np.float64), params["norm"]), y)
-    out = jax.jit(Encoder(config(norm=norm)).apply)({"params": params}, X, MASK)
-    np.testing.assert_allclose(out, y, atol=5e-5)
+        states[-1] = norm_oracle(exact["norm"], states[-1])
+    module = Encoder(config(norm=norm, scan_layers=scan, remat="full" if scan else "none"))
+    params = stack_layers(params) if scan else params
+    asked = {"hidden_states": True, "attentions": True}
+    out = jax.jit(lambda p: module.apply({"params": p}, X, MASK, method=module.states, **asked))(params)
+    for found, expected in zip((*out.hidden_states, *out.attentions), (*states, *weights), strict=True):
+        np.testing.assert_allclose(found, expected, atol=5e-5)
+    np.testing.assert_array_equal(out.output, out.hidden_states[-1])
+    alone = jax.jit(module.apply)({"params": params}, X, MASK)
+    np.testing.assert_allclose(alone, states[-1], atol=5e-5)
 
 
 # --- where dropout is --------------------------------------------------------------------------------------------

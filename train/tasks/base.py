@@ -150,7 +150,7 @@ class FinetuneTask(abc.ABC):
         """Names of classes and how often each (row) was taken for each (column); None where there are no classes."""
         return None
 
-    def files(self) -> dict[str, bytes]:
+    def files(self, config: BertConfig) -> dict[str, bytes]:
         """Files of the export beside the model's and the tokenizer's."""
         return {}
 

@@ -93,7 +93,14 @@ class MultipleChoice(FinetuneTask):
         self, rows: Sequence[Choice], features: Features, outputs: Sequence[dict[str, np.ndarray]], config: BertConfig
     ) -> list[dict[str, Any]]:
         return [
-            row._asdict() | {"predicted": int(np.argmax(output["scores"])), "probabilities": output["scores"].tolist()}
+            {
+                "text": row.text,
+                "beginning": row.beginning,
+                "choices": list(row.choices),
+                "label": row.label,
+                "predicted": int(np.argmax(output["scores"])),
+                "probabilities": output["scores"].tolist(),
+            }
             for row, output in zip(rows, outputs, strict=True)
         ]
 

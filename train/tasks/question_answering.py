@@ -52,7 +52,7 @@ class QuestionAnswering(FinetuneTask):
     def features(
         self, rows: Sequence[Question], tokenizer: BertTokenizer, config: BertConfig, *, training: bool
     ) -> Features:
-        examples, sources = [], []
+        examples, sources, without = [], [], 0
         for index, row in enumerate(rows):
             if not row.answers and not row.impossible:
                 raise InputError(f"{row.place}: there is no answer, and the question is not marked as impossible")
@@ -63,10 +63,8 @@ class QuestionAnswering(FinetuneTask):
             for encoding in windows:
                 examples.append(single_example(encoding) | span_of(row, encoding))
                 sources.append(Window(index, encoding))
-        without = sum(not example["end"] for example in examples) if training else 0
-        return Features(
-            examples, sources, {"windows without the whole answer, which learn that there is none": without}
-        )
+                without += bool(row.answers) and not examples[-1]["end"]
+        return Features(examples, sources, {"windows that do not hold their answer whole": without if training else 0})
 
     def sums(self, out: Any, batch: Batch) -> Sums:
         losses = [

@@ -5,12 +5,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-
-# from bert_jax.pooling import pool, pooling_files
 from jax import Array
 
 from bert_jax import BertConfig, BertModel, BertTokenizer
 from bert_jax.checkpoints import PretrainedModel
+from bert_jax.pipelines.sentence_transformers import EmbedderSettings, settings_files
+from bert_jax.pooling import pool
 from train.data.request_tasks import similar_requests
 from train.data.requests import Request
 from train.data.tables import number_of, read_table, text_of
@@ -22,6 +22,7 @@ from transformer_jax import cross_entropy
 
 # Cosines are multiplied by it in front of the softmax, as sentence-transformers does.
 SCALE = 20.0
+SETTINGS = EmbedderSettings(pooling=("mean",), normalize=True)
 
 
 class Similar(NamedTuple):
@@ -94,7 +95,7 @@ class Similarity(FinetuneTask):
         rows, _, length = batch["input_ids"].shape
         ids, types, mask = (batch[name].reshape(-1, length) for name in INPUTS)
         out: Any = model.apply({"params": params}, ids, types, mask, **options)
-        vectors = pool(out.last_hidden_state, mask, "mean", normalize=True)
+        vectors = pool(out.last_hidden_state, mask, SETTINGS.pooling, SETTINGS.normalize)
         return vectors.reshape(rows, 2, -1)
 
     def sums(self, out: Array, batch: Batch) -> Sums:
@@ -131,5 +132,5 @@ class Similarity(FinetuneTask):
             return {"eval/recall_at_1": float(np.mean([answer["rank"] == 1 for answer in answers]))}
         return correlations([answer["cosine"] for answer in answers], [row.score or 0.0 for row in rows])
 
-    def files(self) -> dict[str, bytes]:
-        return pooling_files(self.settings.max_length)
+    def files(self, config: BertConfig) -> dict[str, bytes]:
+        return settings_files(SETTINGS, config.hidden_size, self.settings.max_length)

@@ -76,10 +76,9 @@ class Tagging(FinetuneTask):
 
 
 def entity_scores(predicted: Sequence[Sequence[str]], expected: Sequence[Sequence[str]]) -> dict[str, float]:
-    """seqeval's micro scores and the F1 of each type, as an evaluation row."""
+    """seqeval's micro scores as an evaluation row."""
     found = metrics.tagging_scores(predicted, expected)
-    micro = {"eval/precision": found.precision, "eval/recall": found.recall, "eval/f1": found.f1}
-    return micro | {f"eval/f1/{name}": scores.f1 for name, scores in found.types.items()}
+    return {"eval/precision": found.precision, "eval/recall": found.recall, "eval/f1": found.f1}
 
 
 def tag_names(rows: Sequence[Tagged], start: Sequence[str]) -> tuple[str, ...]:

@@ -1,0 +1,140 @@
+"""What stands behind [MASK]."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from tokenizers import Encoding
+
+from bert_jax.checkpoints import PretrainedModel
+from bert_jax.heads import BertForMaskedLM
+from bert_jax.pipelines.runner import BATCH_SIZE, Batch, Pipeline, TextError
+from bert_jax.vocabulary import check_texts
+from transformer_jax.checks import Range, check_value, require, shown
+
+Fills = list[tuple[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class FillMask(Pipeline):
+    """Fills in each [MASK] of a text: what is filled in is a token, and the probabilities of all tokens add up to 1.
+
+    Several masks of a text are filled each on its own: the model sees the others as masks.
+    """
+
+    model: BertForMaskedLM
+
+    model_class: ClassVar[type[PretrainedModel]] = BertForMaskedLM
+
+    def __call__(
+        self, texts: Sequence[str], top_k: int = 5, batch_size: int = BATCH_SIZE
+    ) -> list[Fills] | list[list[Fills]]:
+        """For each text the `top_k` likeliest (token, probability) of its [MASK], best first.
+
+        A text with several masks has a list of such lists, one a mask; see `masks` for lists in any case, and
+        `complete` for texts. Of a text with more tokens than the model reads the end is left out, and a warning says
+        of which texts.
+
+        Raises:
+            ValueError: no list of str, another top_k than 1 to the number of tokens, or parameters whose answers are
+                not finite.
+            TextError: a text without a [MASK], or with one behind the tokens that the model reads.
+        """
+        _, fills = self._fill(texts, top_k, batch_size)
+        answers: list[Any] = [masks[0] if len(masks) == 1 else masks for masks in fills]
+        return answers
+
+    def masks(self, texts: Sequence[str], top_k: int = 5, batch_size: int = BATCH_SIZE) -> list[list[Fills]]:
+        """As the call, but for each text a list of its masks, even where that is one."""
+        return self._fill(texts, top_k, batch_size)[1]
+
+    def complete(self, texts: Sequence[str], top_k: int = 5, batch_size: int = BATCH_SIZE) -> list[list[str]]:
+        """For each text itself with its masks filled in, `top_k` times, the likeliest first.
+
+        The k-th has the k-th likeliest token at each mask. A token that continues a word ("##s") is joined to it.
+        """
+        encodings, fills = self._fill(texts, top_k, batch_size)
+        places = [self._places(encoding) for encoding in encodings]
+        return [
+            [_filled(text, spans, [fills_of_one[k][0] for fills_of_one in masks]) for k in range(top_k)]
+            for text, spans, masks in zip(texts, places, fills, strict=True)
+        ]
+
+    def _fill(self, texts: Sequence[str], top_k: int, batch_size: int) -> tuple[list[Encoding], list[list[Fills]]]:
+        """The encodings, and for each text its masks' fills."""
+        check_value("top_k", top_k, Annotated[int, Range(1, int(self._known_V.sum()))])
+        texts = check_texts("texts", texts)
+        encodings = self.tokenizer.encode(texts, max_length=self.longest)
+        for index, encoding in enumerate(encodings):
+            self._check_masks(index, texts[index], encoding)
+        self.warn_of_cuts(encodings, self.longest, depth=2)
+
+        def step(batch: Batch) -> Any:
+            masks_BL = batch["input_ids"] == self.tokenizer.mask_id
+            count = 1 << (int(masks_BL.sum(1).max()) - 1).bit_length()
+            # The masks' columns first, then others, whose answers nobody reads.
+            at_BP = np.argsort(~masks_BL, axis=1, kind="stable")[:, :count].astype(np.int32)
+            return _likeliest(self.model, top_k, self.params, batch, at_BP, self._known_V)
+
+        found = self.run(step, encodings, batch_size)
+        fills = []
+        for encoding, (ids_Pk, probabilities_Pk) in zip(encodings, found, strict=True):
+            masks = len(self._places(encoding))
+            rows = zip(ids_Pk[:masks].tolist(), probabilities_Pk[:masks].tolist(), strict=True)
+            fills.append([[*zip(map(self._token, ids), values, strict=True)] for ids, values in rows])
+        return encodings, fills
+
+    def _check_masks(self, index: int, text: str, encoding: Encoding) -> None:
+        reach = f"its first {self.longest} tokens"
+        count = len(self._places(encoding))
+        if count == 0:
+            raise TextError("texts", index, f"({shown(text)}) needs a [MASK] in {reach}, and there is none")
+        behind = sum(part.ids.count(self.tokenizer.mask_id) for part in encoding.overflowing)
+        if behind:
+            raise TextError("texts", index, f"({shown(text)}) has a [MASK] behind {reach}, which are all that is read")
+
+    def _places(self, encoding: Encoding) -> list[tuple[int, int]]:
+        """Where in the text the masks stand."""
+        return [
+            place for id_, place in zip(encoding.ids, encoding.offsets, strict=True) if id_ == self.tokenizer.mask_id
+        ]
+
+    def _token(self, id_: int) -> str:
+        token = self.tokenizer.backend.id_to_token(id_)
+        require(token is not None, f"id {id_} has no token")
+        return str(token)
+
+    @functools.cached_property
+    def _known_V(self) -> np.ndarray:
+        """Boolean: the ids that have a token."""
+        known_V = np.zeros(self.model.config.vocab_size, bool)
+        known_V[list(self.tokenizer.backend.get_vocab().values())] = True
+        return known_V
+
+
+def _filled(text: str, places: list[tuple[int, int]], tokens: list[str]) -> str:
+    parts: list[str] = []
+    end = 0
+    for (start, stop), token in zip(places, tokens, strict=True):
+        piece = re.fullmatch("##(.+)", token)
+        parts += [text[end:start].rstrip(), piece[1]] if piece else [text[end:start], token]
+        end = stop
+    return "".join([*parts, text[end:]])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _likeliest(
+    model: BertForMaskedLM, top_k: int, params: dict[str, Any], batch: Batch, at_BP: Array, known_V: Array
+) -> tuple[Array, Array]:
+    """Ids and probabilities [B, P, top_k]."""
+    inputs = (batch["input_ids"], batch["token_type_ids"], batch["attention_mask"])
+    out: Any = model.apply({"params": params}, *inputs, masked_positions=at_BP)
+    logits_BPV = jnp.where(known_V[None, None, :], out.logits, -jnp.inf)
+    probabilities, ids = jax.lax.top_k(jax.nn.softmax(logits_BPV, axis=-1), top_k)
+    return ids, probabilities
