@@ -43,6 +43,7 @@ class Similarity(FinetuneTask):
     """
 
     roles: ClassVar[Mapping[str, str]] = {"text": "sentence1", "pair": "sentence2", "label": "score"}
+    optional = ("label",)
     head = BertModel
 
     def __init__(self, settings: Settings) -> None:
