@@ -23,6 +23,9 @@ from bert_jax.heads import (
     QuestionAnsweringOutput,
 )
 
+# Generation
+from bert_jax.mask_predict import MaskPredictOutput, mask_predict
+
 # The masked-LM objective
 from bert_jax.masking import MaskedBatch, mask_tokens, maskable
 from bert_jax.model import BertEmbeddings, BertModel, BertOutput
@@ -33,6 +36,7 @@ from bert_jax.pipelines import (
     Answers,
     EmbedderSettings,
     Entity,
+    Filled,
     FillMask,
     QuestionAnswerer,
     TextClassifier,
@@ -42,6 +46,9 @@ from bert_jax.pipelines import (
     TokenTagger,
 )
 from bert_jax.tokenizer import BertTokenizer
+
+# Encoder-decoders that start from a BERT
+from bert_jax.warm_start import warm_start
 
 __all__ = [
     "Answer",
@@ -63,8 +70,10 @@ __all__ = [
     "EmbedderSettings",
     "Entity",
     "FillMask",
+    "Filled",
     "JointOutput",
     "LogitsOutput",
+    "MaskPredictOutput",
     "MaskedBatch",
     "QuestionAnswerer",
     "QuestionAnsweringOutput",
@@ -73,6 +82,8 @@ __all__ = [
     "TextError",
     "TextsCut",
     "TokenTagger",
+    "mask_predict",
     "mask_tokens",
     "maskable",
+    "warm_start",
 ]

@@ -202,7 +202,7 @@ def _positions(said: BertConfig, asked: int | None, folder: Path) -> int:
     n = said.max_position_embeddings
     check_value("max_position_embeddings", asked, Positions | None)
     fits = asked is None or n <= asked <= n * n
-    require(fits, f"max_position_embeddings {asked}: the {n} positions of {folder} can be extended to {n} to {n * n}")
+    require(fits, f"max_position_embeddings must be from {n}, what {folder} has, to {n * n}, not {asked}")
     return n if asked is None else asked
 
 

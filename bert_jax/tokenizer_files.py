@@ -1,16 +1,16 @@
 """A BERT tokenizer's files, in Hugging Face's layout: tokenizer.json, or vocab.txt with tokenizer_config.json."""
 
-import contextlib
 import json
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from bert_jax.vocabulary import MAX_WORD, SPECIAL_TOKENS, normalizer, read_vocabulary, write_vocabulary
-from transformer_jax.checks import check_value, printed, require, shown
+from transformer_jax.checks import check_value, require, shown
+from transformer_jax.tokenizer import reading
 
 FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
 
@@ -97,17 +97,6 @@ def check_special(vocabulary: dict[str, int]) -> None:
     """Raises ValueError for a vocabulary without BERT's special tokens."""
     missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
     require(not missing, f"the vocabulary lacks the special tokens {', '.join(missing)}")
-
-
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Whatever is wrong with a file, and the library raises plain Exception, becomes a ValueError that names it."""
-    try:
-        yield
-    except BaseException as error:  # `tokenizers` panics with one of Rust's own
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise ValueError(f"{path} cannot be read: {printed(' '.join(str(error).split()))}") from error
 
 
 def _read_settings(path: Path) -> Settings:

@@ -4,21 +4,16 @@ Exit codes: 0 done; 1 the run cannot go on; 2 wrong input or option; 3 training 
 written any more; 128 + n ended by signal n (130 SIGINT, 143 SIGTERM, 129 SIGHUP), with the state saved.
 """
 
-import contextlib
 import importlib
-import io
-import itertools
-import os
 import sys
 from typing import Any
 
 import jax
-import tyro
 
 from train.errors import InputError, RunError
 from train.signals import Interrupted
-from train.terminal import one_line, open_streams, say
-from transformer_jax.checks import printed
+from train.terminal import open_streams, say
+from transformer_jax import command
 
 # Job -> the module that holds it and the class of its options.
 JOBS = {
@@ -74,55 +69,21 @@ def join_hosts() -> None:
 
 
 def parse(config_class: type, job: str, options: list[str]) -> Any:
-    """The job's configuration, or None where its options were printed instead.
-
-    Raises:
-        InputError: an option is unknown, or its value is of another type; with what tyro says in its first paragraph.
-    """
-    said = io.StringIO()
+    """The job's configuration, or None where its options were listed instead. Raises InputError."""
     try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(config_class, prog=f"python -m train {job}", args=options)
-    except BrokenPipeError:  # `--help | head`: nobody reads the rest
-        return None
-    except SystemExit as stop:
-        if not stop.code:
-            return None
-        reason = first_paragraph(said.getvalue()).removeprefix("Error parsing ")
-        if len(reason) > 500:  # the name of the option may come behind its value
-            reason = f"{reason[:300]} ... {reason[-200:]}"
-        raise InputError(f"{printed(reason, 600)} (python -m train {job} --help lists the options)") from None
-
-
-def first_paragraph(box: str) -> str:
-    """What tyro says is wrong: it draws a box, with a title, then paragraphs between rules; the first one says it.
-
-    The title is part of the box's border, or a paragraph of its own where the terminal has no lines to draw.
-    """
-    lines = [line.strip("│ ") for line in box.splitlines() if line[:1] not in ("╭", "╰")]
-    paragraphs = [" ".join(group) for rule, group in itertools.groupby(lines, _is_rule) if not rule]
-    return " ".join((paragraphs[1] if "╭" not in box and len(paragraphs) > 1 else paragraphs[0]).split())
-
-
-def _is_rule(line: str) -> bool:
-    return bool(line) and not set(line) - set("─-")
+        return command.parse(config_class, f"python -m train {job}", options)
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def fail(message: str, code: int) -> int:
     """Prints one line on stderr, if anybody reads it."""
-    with contextlib.suppress(OSError):
-        print(f"train: error: {one_line(message)}", file=sys.stderr, flush=True)
-    return code
+    return command.fail("train", message, code)
 
 
 def main() -> int:
     """Runs a job for a shell."""
-    code = run(sys.argv[1:])
-    try:
-        sys.stdout.flush()
-    except OSError:  # the interpreter would complain about it once more at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return code
+    return command.end(run(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Fine-tuning of BERT (Devlin et al. 2019, section 4): one job, which knows no task (see `train.tasks`)."""
 
 import dataclasses
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,13 +14,12 @@ from jax.sharding import Mesh
 from bert_jax import BertConfig, BertTokenizer
 from bert_jax.checkpoints import PretrainedModel
 from bert_jax.weights import model_folder
-from train.confusion import draw_confusion
 from train.data import requests
 from train.data.fingerprint import fingerprint, fingerprint_of, fingerprint_of_model
 from train.data.padded import PaddedBatches
 from train.data.tfds import is_tfds, split_of
 from train.errors import InputError, RunError, blaming
-from train.evaluation import Evaluation
+from train.evaluation import Evaluation, write_scores
 from train.loop import (
     CheckpointConfig,
     EvalConfig,
@@ -64,6 +62,8 @@ class FinetuneConfig(JobConfig):
     """What is learned; joint: intent and slots."""
     data: tuple[str, ...] = ()
     """TSV or CSV (with a header), JSONL, Parquet (.parquet), CoNLL (.conll), SQuAD's JSON, or tfds:NAME."""
+    test_data: tuple[str, ...] = ()
+    """Rows that the best checkpoint is scored on in the end; nothing is chosen by them."""
     columns: ColumnsConfig = dataclasses.field(default_factory=ColumnsConfig)
     preset: Literal["tiny", "mini", "small", "medium", "base", "large"] = "tiny"
     """Size of the model without --model, which begins at random."""
@@ -115,8 +115,10 @@ def main(config: FinetuneConfig) -> None:
         run.begin({**corpus.fingerprint, **words, **start.fingerprint})
         say_table(f"finetune: {config.task}, BERT {config.model or config.preset}", [*corpus.notes, *data.notes])
         objective = TaskObjective(make_model(config, start), task)
-        evaluation = Evaluation(objective, corpus.held_out, data.held_out, data.padding, config.batch_size, mesh)
-        job = Job(config, task, start, data, objective, evaluation, mesh)
+        shape = (data.padding, config.batch_size, mesh)
+        evaluation = Evaluation(objective, corpus.held_out, data.held_out, *shape)
+        test = Evaluation(objective, corpus.test, data.test, *shape) if data.test else None
+        job = Job(config, task, start, data, objective, evaluation, test, mesh)
         finish(job, train_seeds(job))
 
 
@@ -132,6 +134,7 @@ def check_together(config: FinetuneConfig) -> None:
         refuse_idle(config, ("problem_type",), f"for --task {config.task}")
     if not config.data:
         refuse_idle(config.eval, ("data",), "without --data", "--eval.")
+        refuse_idle(config, ("test_data",), "without --data")
     if config.steps is not None:
         refuse_idle(config, ("epochs",), f"beside --steps {config.steps}, which decides it")
 
@@ -140,10 +143,11 @@ def check_together(config: FinetuneConfig) -> None:
 
 
 class Corpus(NamedTuple):
-    """Training and held-out rows, what to say about them, and the fingerprint of what they were read from."""
+    """Training, held-out and test rows, what to say about them, and the fingerprint of what they were read from."""
 
     rows: list[Any]
     held_out: list[Any]
+    test: list[Any]
     notes: list[tuple[str, str]]
     fingerprint: dict[str, str]
 
@@ -154,24 +158,32 @@ def load_corpus(config: FinetuneConfig, task: FinetuneTask) -> Corpus:
         rows, held_out = (task.embedded(side, requests.NAME) for side in requests.requests())
         digest = fingerprint_of(requests.NAME, [[repr(row)] for row in (*rows, *held_out)])
         notes = [("data", f"{requests.NAME}: {len(rows):,} rows"), ("held out", f"{len(held_out):,} rows")]
-        return Corpus(rows, held_out, notes, digest)
+        return Corpus(rows, held_out, [], notes, digest)
     rows = [row for entry in config.data for row in task.read(entry, "--data", "train")]
     digest = fingerprint(config.data)
     notes = [("data", f"{', '.join(config.data)}: {len(rows):,} rows")]
+    test = [row for entry in config.test_data for row in task.read(entry, "--test-data", "test")]
+    if test:
+        digest |= named(fingerprint(config.test_data, "--test-data", "test"), "test")
+        notes.append(("test", f"{', '.join(config.test_data)}: {len(test):,} rows"))
     other, option = config.eval.data, "--eval.data"
     if not other and all(is_tfds(entry) and not split_of(entry) for entry in config.data):
         other, option = config.data, "--data"
     if other:
         held_out = [row for entry in other for split in task.validation for row in task.read(entry, option, split)]
-        digest |= {
-            f"{name} (held out)": found for name, found in fingerprint(other, option, task.validation[0]).items()
-        }
-        return Corpus(rows, held_out, [*notes, ("held out", f"{', '.join(other)}: {len(held_out):,} rows")], digest)
+        digest |= named(fingerprint(other, option, task.validation[0]), "held out")
+        notes.append(("held out", f"{', '.join(other)}: {len(held_out):,} rows"))
+        return Corpus(rows, held_out, test, notes, digest)
     if len(rows) < 2:
         raise InputError("--data: one row is too little to hold some out; give more, or --eval.data")
     step = min(HELD_OUT_EVERY, len(rows))
     notes.append(("held out", f"every {step}th row: {len(rows[::step]):,} rows"))
-    return Corpus([row for index, row in enumerate(rows) if index % step], rows[::step], notes, digest)
+    return Corpus([row for index, row in enumerate(rows) if index % step], rows[::step], test, notes, digest)
+
+
+def named(digest: dict[str, str], side: str) -> dict[str, str]:
+    """A fingerprint under other names, for the same file may be on two sides."""
+    return {f"{name} ({side})": value for name, value in digest.items()}
 
 
 class Start(NamedTuple):
@@ -207,27 +219,30 @@ def load_start(config: FinetuneConfig, task: FinetuneTask, corpus: Corpus) -> St
 
 
 class Data(NamedTuple):
-    """Features of both sides, and what to say about them."""
+    """Features of all sides, and what to say about them."""
 
     training: Features
     held_out: Features
+    test: Features | None
     padding: dict[str, int]
     notes: list[tuple[str, str]]
 
 
 def make_data(config: FinetuneConfig, task: FinetuneTask, corpus: Corpus, start: Start) -> Data:
-    """Examples of both sides."""
+    """Examples of all sides."""
     training = task.features(corpus.rows, start.tokenizer, start.config, training=True)
     held_out = task.features(corpus.held_out, start.tokenizer, start.config, training=False)
+    test = task.features(corpus.test, start.tokenizer, start.config, training=False) if corpus.test else None
     padding = {"input_ids": start.tokenizer.pad_id, "token_type_ids": 0, "attention_mask": 0, "tags": NO_LABEL}
     lengths = [example["input_ids"].shape[-1] for example in training.examples]
     notes = [
         ("examples", f"{len(training.examples):,} of {np.mean(lengths):.0f} tokens on average, {max(lengths)} at most"),
         *left_out("", training.left_out),
         *left_out("held out: ", held_out.left_out),
+        *left_out("test: ", test.left_out if test else {}),
     ]
     notes += [("labels", shortened(names)) for name, names in start.labels.items() if isinstance(names, tuple)]
-    return Data(training, held_out, padding, notes)
+    return Data(training, held_out, test, padding, notes)
 
 
 def shortened(names: Sequence[str], count: int = 12) -> str:
@@ -281,6 +296,7 @@ class Job(NamedTuple):
     data: Data
     objective: TaskObjective
     evaluation: Evaluation
+    test: Evaluation | None
     mesh: Mesh
 
 
@@ -330,20 +346,19 @@ def loop_task(job: Job, config: FinetuneConfig, params: Any) -> Task:
 
 
 def best_of(job: Job, config: FinetuneConfig, program: Program) -> Ended:
-    """The best checkpoint of a run that has ended; writes its predictions and the picture of its confusions."""
+    """The best checkpoint of a run that has ended; writes its answers."""
     with open_checkpoints(config, *job.task.best) as checkpoints:
         step = checkpoints.best_step()
         if step is None or not checkpoints.intact([step]):
             raise RunError(f"the best checkpoint in {config.run} is not intact: the same command makes it again")
         params = checkpoints.restore_params(step)
-    row, answers = job.evaluation(jax.device_put(params, shardings_of(program.abstract.params)))
-    if jax.process_index() == 0:
-        lines = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
-        write_file(config.run / "predictions.jsonl", lines.encode())
-        confusions = job.task.confusion(job.evaluation.rows, answers, job.start.config)
-        if confusions is not None:
-            names, counts = confusions
-            write_file(config.run / "confusion.png", draw_confusion(counts, names, f"finetune  ·  {config.run.name}"))
+    on_device = jax.device_put(params, shardings_of(program.abstract.params))
+    row, answers = job.evaluation(on_device)
+    job.evaluation.write(config.run, "", answers)
+    if job.test:
+        test_row, test_answers = job.test(on_device)
+        row |= {name.replace("eval/", "test/"): value for name, value in test_row.items()}
+        job.test.write(config.run, "test-", test_answers)
     return Ended(config, step, params, row, answers)
 
 
@@ -360,20 +375,9 @@ def finish(job: Job, ended: list[Ended]) -> None:
             path = folder / name
             path.parent.mkdir(exist_ok=True)
             write_file(path, content)
-    values = {name: [one.row[name] for one in ended] for name in ended[0].row}
-    spread = {name: float(np.std(column, ddof=1)) if len(column) > 1 else None for name, column in values.items()}
-    scores = {
-        "seeds": {str(one.config.seed): {"step": one.step, **one.row} for one in ended},
-        "mean": {name: float(np.mean(column)) for name, column in values.items()},
-        "standard_deviation": spread,
-    }
-    write_file(config.run / "scores.json", (json.dumps(scores, indent=1) + "\n").encode())
-    rows = []
-    for name, column in values.items():
-        deviation = f" +- {spread[name]:.4f} over {len(ended)} seeds" if len(ended) > 1 else ""
-        rows.append((name.removeprefix("eval/"), f"{np.mean(column):.4f}{deviation}"))
+    rows = write_scores(config.run / "scores.json", {one.config.seed: {"step": one.step, **one.row} for one in ended})
     which = f"step {chosen.step}" + (f" of seed {chosen.config.seed}" if len(ended) > 1 else "")
-    say_table(f"held-out scores of the best checkpoint by {best.removeprefix('eval/')} (exported: {which})", rows)
+    say_table(f"scores of the best checkpoint by {best.removeprefix('eval/')} (exported: {which})", rows)
     for answer in chosen.answers[:3]:
         short = {name: value for name, value in answer.items() if name not in ("probabilities", "n_best")}
         say("  " + shown(short, 300))

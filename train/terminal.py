@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import jax
 
+from transformer_jax.checks import one_line
+
 
 def say(text: str = "") -> None:
     """Prints a line. Where nobody reads it any more (a closed pipe, a full disk) nothing is printed from here on."""
@@ -24,11 +26,6 @@ def warn(text: str) -> None:
         print(f"train: {one_line(text)}", file=sys.stderr, flush=True)
     except OSError:
         sys.stderr = _Nowhere()
-
-
-def one_line(text: str) -> str:
-    """A message as one line that every terminal can show: the names in it may hold anything."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
 
 
 def say_table(title: str, rows: Sequence[tuple[str, str]]) -> None:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bert_jax import BertTokenizer, warm_start
 from train.data import cldr_pairs
 from train.data.batches import TokenBatches, bucket_lengths
 from train.data.fingerprint import fingerprint, fingerprint_of, fingerprint_of_model
@@ -37,8 +38,12 @@ from train.sharding import gather, make_mesh, put_batch, row_shards
 from train.state import evaluate, make_eval_step
 from train.terminal import left_out, say, say_table
 from transformer_jax import Transformer, TransformerConfig, Translator, stack_layers, unstack_layers
-from transformer_jax.checkpoints import write_file
-from transformer_jax.translator import load_sentencepiece, longest_output
+from transformer_jax.checkpoints import read_config
+from transformer_jax.checks import shown
+from transformer_jax.seq2seq import MODEL_TYPE
+from transformer_jax.tokenizer import FILES as TOKENIZER_FILES
+from transformer_jax.tokenizer import JsonTokenizer, load_tokenizer, save_tokenizer, serialized
+from transformer_jax.translator import longest_output
 
 EVAL_BATCHES = 16
 # Batches have a multiple of so many rows on every mesh: up to 8 shards leave the batches what they are.
@@ -56,7 +61,8 @@ class TranslateConfig(JobConfig):
     preset: Literal["tiny", "base", "big"] = "tiny"
     """Size of the model."""
     model: str = ""
-    """Folder of a Transformer to go on from, with its vocabulary, such as the export of a run."""
+    """Folder of a Transformer to go on from, with its vocabulary, such as the export of a run; or of a BERT, whose
+    layers the encoder and the decoder then start from."""
     steps: Count = 2500
     batch_size: Annotated[int, Range(1, 2**26)] = 1280
     """Target tokens of a batch over all devices, padding included."""
@@ -83,7 +89,7 @@ class TranslateConfig(JobConfig):
     )
     eval: EvalConfig = dataclasses.field(default_factory=lambda: EvalConfig(every=500))
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=lambda: CheckpointConfig(every=100, keep=5))
-    learning_rates: ClassVar[dict[str, float]] = {"tiny": 2e-3, "base": 7e-4, "big": 5e-4}
+    learning_rates: ClassVar[dict[str, float]] = {"tiny": 2e-3, "base": 7e-4, "big": 5e-4, "bert": 1e-4}
 
 
 def main(config: TranslateConfig) -> None:
@@ -103,33 +109,29 @@ def main(config: TranslateConfig) -> None:
         )
     mesh = make_mesh(config.mesh)
     start = load_start(config)
-    widths = {name: preset(4).features for name, preset in PRESETS.items()}
-    nearest = nearest_preset(start.model.config.features, widths) if start else config.preset
-    config = with_learning_rate(config, nearest)
+    config = with_learning_rate(config, learning_rate_of(start.model.config) if start else config.preset)
     parts = math.lcm(ROW_MULTIPLE, row_shards(mesh) * config.accumulate)
     with Run("translate", config) as run:
         corpus = load_corpus(config)
         processor, notes = load_vocabulary(config, start, corpus.pairs, run.going_on)
+        notes += spelling_note(processor, corpus.held_out)
         model = make_model(config, start, processor.vocab_size())
         held_out_option = "--eval.data" if config.eval.data else "--data" if config.data else "--held-out"
-        shape = {"multiple": parts, "pad_id": model.config.pad_id}
+        shape = {"multiple": parts}
         batches = make_batches(
-            config, processor, corpus.pairs, steps=config.steps, seed=config.seed, option="--data", **shape
+            config, model, processor, corpus.pairs, steps=config.steps, seed=config.seed, option="--data", **shape
         )
         held_out_batches = make_batches(
-            config, processor, corpus.held_out, steps=EVAL_BATCHES, seed=0, option=held_out_option, **shape
+            config, model, processor, corpus.held_out, steps=EVAL_BATCHES, seed=0, option=held_out_option, **shape
         )
         made_for = {
-            **fingerprint_of("the run's vocabulary", [[processor.serialized_model_proto().hex()]]),
+            **fingerprint_of("the run's vocabulary", [[serialized(processor).hex()]]),
             **fingerprint_of("the number that divides the rows of batches (--mesh, --accumulate)", [[str(parts)]]),
             **(fingerprint_of_model(Path(config.model)) if config.model else {}),
         }
         run.begin({**corpus.fingerprint, **made_for})
+        keep_vocabulary(config, processor)
         config = per_epoch(config, batches.batches_per_epoch)
-        if jax.process_index() == 0:
-            path = vocabulary_path(config)
-            path.parent.mkdir(exist_ok=True)
-            write_file(path, processor.serialized_model_proto())
         count = min(EVAL_BATCHES, held_out_batches.batches_per_epoch)
         say_table(
             f"translate: Transformer {config.model or config.preset}",
@@ -208,14 +210,18 @@ def batch_notes(
     ]
 
 
-def make_batches(config: TranslateConfig, processor: Any, pairs: Sequence[Pair], **options: Any) -> TokenBatches:
-    sources, targets = encode_pairs(processor, pairs)
+def make_batches(
+    config: TranslateConfig, model: Transformer, processor: Any, pairs: Sequence[Pair], **options: Any
+) -> TokenBatches:
+    c = model.config
+    sources, targets = encode_pairs(processor, pairs, c.eos_id, c.encoder_start_id)
     longest = [max(len(s), len(t)) for s, t in zip(sources, targets, strict=True)]
     return TokenBatches(
         sources,
         targets,
         tokens_per_batch=config.batch_size,
         lengths=bucket_lengths(longest, maximum=config.max_length),
+        pad_id=c.pad_id,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         **options,
@@ -225,24 +231,40 @@ def make_batches(config: TranslateConfig, processor: Any, pairs: Sequence[Pair],
 # --- vocabulary and model ----------------------------------------------------------------------------------------
 
 
-def vocabulary_path(config: TranslateConfig) -> Path:
+def vocabulary_folder(config: TranslateConfig) -> Path:
     """Where the run keeps its vocabulary."""
-    return config.run / "tokenizer" / "spm.model"
+    return config.run / "tokenizer"
 
 
 def load_vocabulary(
     config: TranslateConfig, start: "Start | None", pairs: Sequence[Pair], going_on: bool
 ) -> tuple[Any, list[tuple[str, str]]]:
     """The run's own vocabulary if it goes on, that of --model, or one trained on the pairs; and what to say of it."""
-    if going_on and vocabulary_path(config).exists():
+    if going_on and any((vocabulary_folder(config) / name).exists() for name in TOKENIZER_FILES):
         with blaming(f"--run {config.run}"):
-            processor = load_sentencepiece(vocabulary_path(config))
+            processor = load_tokenizer(vocabulary_folder(config))
         return processor, [("vocabulary", f"{processor.vocab_size():,} pieces, those of the run")]
     if start:
         return start.processor, [("vocabulary", f"{start.processor.vocab_size():,} pieces of {config.model}")]
     vocabulary = train_sentencepiece(pairs, config.vocab_size)
     notes = [("vocabulary", f"{vocabulary.processor.vocab_size():,} pieces learned from the training pairs")]
     return vocabulary.processor, [*notes, *left_out("vocabulary: ", vocabulary.left_out)]
+
+
+def keep_vocabulary(config: TranslateConfig, processor: Any) -> None:
+    """Writes it into the run."""
+    if jax.process_index() == 0:
+        vocabulary_folder(config).mkdir(exist_ok=True)
+        save_tokenizer(vocabulary_folder(config), processor)
+
+
+def spelling_note(processor: Any, held_out: Sequence[Pair]) -> list[tuple[str, str]]:
+    """How many held-out targets the vocabulary cannot give letter by letter, as one without capitals cannot."""
+    lost = sum(processor.decode(processor.encode(target)) != target for _, target in held_out)
+    words = (
+        f"{lost:,} of {len(held_out):,} held-out targets are not spelled with it as they are (capitals, spaces, ...)"
+    )
+    return [("vocabulary", f"{words}: scores count that")] if lost else []
 
 
 class Start(NamedTuple):
@@ -254,15 +276,26 @@ class Start(NamedTuple):
 
 
 def load_start(config: TranslateConfig) -> Start | None:
-    """What --model names, None without it."""
+    """What --model names, a Transformer or a BERT; None without it."""
     if not config.model:
         return None
     with blaming(f"--model {config.model}"):
-        translator = Translator.from_pretrained(config.model)
-    params = (
-        stack_layers(unstack_layers(translator.params)) if config.scan_layers else unstack_layers(translator.params)
-    )
-    return Start(translator.model, params, translator.tokenizer)
+        kind = read_config(config.model).get("model_type", "bert")
+        if kind not in (MODEL_TYPE, "bert"):
+            raise ValueError(f"its config.json says model_type {shown(kind)}, but needed is {MODEL_TYPE!r} or 'bert'")
+        if kind == "bert":
+            model, params = warm_start(config.model, seed=config.seed)
+            tokenizer: Any = JsonTokenizer(BertTokenizer.from_pretrained(config.model).backend)
+        else:
+            translator = Translator.from_pretrained(config.model)
+            model, params, tokenizer = translator.model, unstack_layers(translator.params), translator.tokenizer
+    return Start(model, stack_layers(params) if config.scan_layers else params, tokenizer)
+
+
+def learning_rate_of(model: TransformerConfig) -> str:
+    """Whose learning rate is the default: that of models made like a BERT, or of the preset of the nearest width."""
+    widths = {name: preset(4).features for name, preset in PRESETS.items()}
+    return "bert" if model.embeddings == "normalised" else nearest_preset(model.features, widths)
 
 
 def make_model(config: TranslateConfig, start: Start | None, vocab_size: int) -> Transformer:
@@ -306,7 +339,7 @@ def finish(config: TranslateConfig, model: Transformer, processor: Any, held_out
         return
     with exporting(config.run) as folder:
         model.save_pretrained(folder, params)
-        write_file(folder / "spm.model", processor.serialized_model_proto())
+        save_tokenizer(folder, processor)
     export = config.run / "export"
     translator = Translator.from_pretrained(export, num_beams=4, length_penalty=0.6, max_length=config.max_length)
     sources, references = zip(*held_out, strict=True)

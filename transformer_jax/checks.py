@@ -30,6 +30,11 @@ def printed(text: object, longest: int = 500) -> str:
     return words if words.isprintable() and 0 < len(words) <= longest else shown(words, longest)
 
 
+def one_line(text: str) -> str:
+    """A message as one line that every terminal can show: the names in it may hold anything."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
+
+
 def shown(value: Any, longest: int = 80) -> str:
     """A value on one short line, whatever it is."""
     try:

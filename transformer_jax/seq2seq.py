@@ -16,6 +16,7 @@ from transformer_jax.checkpoints import read_config, read_params, save_folder
 from transformer_jax.checks import (
     Id,
     Layers,
+    NotNegative,
     Positions,
     Share,
     Size,
@@ -27,7 +28,7 @@ from transformer_jax.checks import (
     require,
     shown,
 )
-from transformer_jax.layers import Activation, Embed, dropout, dropout_seed, take_rows
+from transformer_jax.layers import Activation, Embed, LayerNorm, dropout, dropout_seed, take_rows
 from transformer_jax.masks import AttentionMask
 from transformer_jax.positions import LearnedPositions, sinusoidal_positions
 from transformer_jax.stack import Decoder, Encoder, Remat, StackConfig, stack_layers, unstack_layers
@@ -41,8 +42,11 @@ class TransformerConfig:
 
     Attributes:
         vocab_size: V, shared by source, target and softmax, whose tables are one.
+        embeddings: "scaled" multiplies them by sqrt(D) in front of the positions (section 3.4), "normalised" has a
+            layer normalisation behind the positions instead, as BERT has it.
         positions: sinusoids in the paper's layout (interleaved) or in Marian's (halves), or a learned table.
         max_length: rows of a learned table, and of the sinusoids that `position_ids` may ask for.
+        encoder_start_id: what each source begins with; None for nothing. Like the end, it is among the `input_ids`.
         decoder_start_id: what the decoder reads first; the padding token, as in Marian.
     The other fields are those of `StackConfig`.
     """
@@ -56,6 +60,8 @@ class TransformerConfig:
     decoder_layers: Layers = 6
     activation: Activation = "relu"
     norm: Literal["pre", "post"] = "post"
+    norm_epsilon: NotNegative = 1e-6
+    embeddings: Literal["scaled", "normalised"] = "scaled"
     positions: Literal["interleaved", "halves", "learned"] = "interleaved"
     max_length: Positions = 512
     dropout_rate: Share = 0.1
@@ -66,13 +72,15 @@ class TransformerConfig:
     remat: Remat = "none"
     pad_id: Id = 0
     eos_id: Id = 1
+    encoder_start_id: Id | None = None
     decoder_start_id: Id = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
         self.stack(self.encoder_layers)  # it checks its heads
-        for name in ("pad_id", "eos_id", "decoder_start_id"):
-            check_ids(name, getattr(self, name), self.vocab_size, f"vocab_size is {self.vocab_size}")
+        for name in ("pad_id", "eos_id", "encoder_start_id", "decoder_start_id"):
+            if (id_ := getattr(self, name)) is not None:
+                check_ids(name, id_, self.vocab_size, f"vocab_size is {self.vocab_size}")
         require(self.pad_id != self.eos_id, f"pad_id and eos_id must differ, but both are {self.pad_id}")
         even = self.positions == "learned" or self.features % 2 == 0
         require(even, f"sinusoidal positions need an even width, not features {self.features}")
@@ -133,6 +141,8 @@ class Transformer(nn.Module):
         self.decoder = Decoder(c.stack(c.decoder_layers), **types)
         if c.positions == "learned":
             self.positions = LearnedPositions(c.max_length, c.features, stddev=0.02, **types)
+        if c.embeddings == "normalised":
+            self.embedding_norm = LayerNorm(c.features, c.norm_epsilon, **types)
 
     def __call__(
         self,
@@ -315,7 +325,10 @@ class Transformer(nn.Module):
         else:
             table = sinusoidal_positions(rows, c.features, c.positions)
             positions_BLD = take_rows("positions", jnp.asarray(table, self.dtype), position_ids)
-        x_BLD = self.embedding(ids_BL) * jnp.asarray(c.features**0.5, self.dtype) + positions_BLD
+        if c.embeddings == "scaled":
+            x_BLD = self.embedding(ids_BL) * jnp.asarray(c.features**0.5, self.dtype) + positions_BLD
+        else:
+            x_BLD = self.embedding_norm(self.embedding(ids_BL) + positions_BLD)
         seed = None if deterministic else dropout_seed(self.make_rng("dropout"))
         return dropout(x_BLD, c.dropout_rate, seed)
 

@@ -5,7 +5,7 @@ import functools
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, cast
+from typing import Annotated, Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,7 @@ from transformer_jax.decoding import (
 )
 from transformer_jax.masks import AttentionMask
 from transformer_jax.seq2seq import Transformer
+from transformer_jax.tokenizer import SENTENCEPIECE, Tokenizer, file_name, load_tokenizer
 
 LONGER = 50  # tokens that an output may have more than its padded source (Vaswani et al. 2017, section 6.1)
 
@@ -114,14 +115,6 @@ def _generate(
     return beam_search(step, cache, batch, options, gather)[0][:, 0]
 
 
-class Tokenizer(Protocol):
-    """What a Translator needs of a tokenizer; `sentencepiece.SentencePieceProcessor` has it."""
-
-    def encode(self, text: str) -> list[int]: ...
-
-    def decode(self, ids: list[int]) -> str: ...
-
-
 @dataclasses.dataclass(frozen=True)
 class Translator:
     """Sentences in, sentences out: tokenised, sorted by length, padded to few shapes, decoded, put back in order.
@@ -159,16 +152,17 @@ class Translator:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, dtype: DTypeLike = jnp.float32, **options: Any) -> "Translator":
-        """Reads a folder that `Transformer.save_pretrained` wrote, with the vocabulary `spm.model` beside it.
+        """Reads a folder that `Transformer.save_pretrained` wrote, with `spm.model` or `tokenizer.json` beside it.
 
         Raises:
-            ValueError: as `Transformer.from_pretrained`, `load_sentencepiece` and the class; it names the folder.
+            ValueError: as `Transformer.from_pretrained`, `load_tokenizer` and the class; it names the folder.
         """
-        tokenizer = load_sentencepiece(Path(folder) / "spm.model")
+        tokenizer = load_tokenizer(folder)
         model, params = Transformer.from_pretrained(folder, dtype)
-        words, wanted = tokenizer.vocab_size(), model.config.vocab_size
-        # A file that is cut off can be a smaller vocabulary.
-        require(words == wanted, f"{folder}/spm.model has {words} words, but vocab_size in config.json is {wanted}")
+        name, words, wanted = file_name(tokenizer), tokenizer.vocab_size(), model.config.vocab_size
+        # An spm.model that is cut off can be a smaller vocabulary; tables longer than a tokenizer.json are common.
+        fits = words == wanted if name == SENTENCEPIECE else words <= wanted
+        require(fits, f"{folder}/{name} has {words} words, but vocab_size in config.json is {wanted}")
         try:
             return cls(model, params, tokenizer, **options)
         except ValueError as error:
@@ -183,8 +177,9 @@ class Translator:
             ValueError: one string instead of several, something that is no string, or text that is not Unicode (a
                 lone surrogate); or the model's scores are not finite.
         """
-        eos = self.model.config.eos_id
-        sources = [[*tokens, eos] for tokens in self._encode(sentences)]
+        c = self.model.config
+        eos, begin = c.eos_id, [] if c.encoder_start_id is None else [c.encoder_start_id]
+        sources = [[*begin, *tokens, eos] if tokens else [] for tokens in self._encode(sentences)]
         long = {i: len(source) for i, source in enumerate(sources) if len(source) > self.max_length}
         if long:
             lengths = listed([f"sentence {i} has {length}" for i, length in long.items()])
@@ -194,12 +189,12 @@ class Translator:
                 stacklevel=2,
             )
         sources = [[*source[: self.max_length - 1], eos] if i in long else source for i, source in enumerate(sources)]
-        order = sorted((i for i, source in enumerate(sources) if len(source) > 1), key=lambda i: len(sources[i]))
+        order = sorted((i for i, source in enumerate(sources) if source), key=lambda i: len(sources[i]))
         outputs = [""] * len(sources)
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             width = _bucket(len(sources[rows[-1]]))
-            ids_BS = np.full((self.batch_size, width), self.model.config.pad_id, np.int32)
+            ids_BS = np.full((self.batch_size, width), c.pad_id, np.int32)
             ids_BS[:, 0] = eos  # what fills up the last batch attends to something
             for row, i in enumerate(rows):
                 ids_BS[row, : len(sources[i])] = sources[i]
@@ -239,24 +234,6 @@ class Translator:
 def longest_output(max_length: int) -> int:
     """Tokens that a translation can have, of sources of up to `max_length`."""
     return _bucket(max_length) + LONGER
-
-
-def load_sentencepiece(path: str | Path) -> Any:
-    """Reads an `spm.model` into a `sentencepiece.SentencePieceProcessor`.
-
-    Raises:
-        ValueError: the file is missing, cannot be read, or is no SentencePiece model.
-    """
-    import sentencepiece
-
-    try:
-        processor = sentencepiece.SentencePieceProcessor()
-        processor.LoadFromSerializedProto(Path(path).read_bytes())  # the constructor takes empty bytes for no model
-        processor.id_to_piece(list(range(processor.vocab_size())))  # that each of them is text
-    except (OSError, RuntimeError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} cannot be read as a SentencePiece model: {reason}") from error
-    return processor
 
 
 def _bucket(length: int) -> int:

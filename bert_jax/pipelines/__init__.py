@@ -6,7 +6,7 @@ All of them sort their texts by length, pad them to few shapes, run one jitted f
 from bert_jax.pipelines.answer import Answer, Answers, QuestionAnswerer
 from bert_jax.pipelines.classify import TextClassifier
 from bert_jax.pipelines.embed import TextEmbedder
-from bert_jax.pipelines.fill_mask import FillMask
+from bert_jax.pipelines.fill_mask import Filled, FillMask
 from bert_jax.pipelines.runner import TextError, TextsCut
 from bert_jax.pipelines.sentence_transformers import EmbedderSettings
 from bert_jax.pipelines.tag import Entity, TokenTagger
@@ -17,6 +17,7 @@ __all__ = [
     "EmbedderSettings",
     "Entity",
     "FillMask",
+    "Filled",
     "QuestionAnswerer",
     "TextClassifier",
     "TextEmbedder",

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,22 @@ from bert_jax.checkpoints import PretrainedModel
 from bert_jax.heads import BertForMaskedLM
 from bert_jax.pipelines.runner import BATCH_SIZE, Batch, Pipeline, TextError
 from bert_jax.vocabulary import check_texts
-from transformer_jax.checks import Range, check_value, require, shown
+from transformer_jax.checks import Range, check_value, shown
 
 Fills = list[tuple[str, float]]
+
+
+class Filled(NamedTuple):
+    """What a text's masks can be.
+
+    Attributes:
+        masks: of each mask the likeliest (token, probability), best first.
+        completions: the text with its masks filled in, the likeliest first: the k-th has the k-th likeliest token at
+            each mask. A token that continues a word ("##s") is joined to it.
+    """
+
+    masks: list[Fills]
+    completions: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,37 +50,25 @@ class FillMask(Pipeline):
     ) -> list[Fills] | list[list[Fills]]:
         """For each text the `top_k` likeliest (token, probability) of its [MASK], best first.
 
-        A text with several masks has a list of such lists, one a mask; see `masks` for lists in any case, and
-        `complete` for texts. Of a text with more tokens than the model reads the end is left out, and a warning says
-        of which texts.
+        A text with several masks has a list of such lists, one a mask; `fills` has lists in any case, and the texts
+        filled in. Of a text with more tokens than the model reads the end is left out, and a warning says of which.
 
         Raises:
             ValueError: no list of str, another top_k than 1 to the number of tokens, or parameters whose answers are
                 not finite.
             TextError: a text without a [MASK], or with one behind the tokens that the model reads.
         """
-        _, fills = self._fill(texts, top_k, batch_size)
-        answers: list[Any] = [masks[0] if len(masks) == 1 else masks for masks in fills]
+        answers: list[Any] = [
+            filled.masks[0] if len(filled.masks) == 1 else filled.masks
+            for filled in self._fill(texts, top_k, batch_size)
+        ]
         return answers
 
-    def masks(self, texts: Sequence[str], top_k: int = 5, batch_size: int = BATCH_SIZE) -> list[list[Fills]]:
-        """As the call, but for each text a list of its masks, even where that is one."""
-        return self._fill(texts, top_k, batch_size)[1]
+    def fills(self, texts: Sequence[str], top_k: int = 5, batch_size: int = BATCH_SIZE) -> list[Filled]:
+        """As the call, but for each text a list of its masks even where that is one, and the text filled in."""
+        return self._fill(texts, top_k, batch_size)
 
-    def complete(self, texts: Sequence[str], top_k: int = 5, batch_size: int = BATCH_SIZE) -> list[list[str]]:
-        """For each text itself with its masks filled in, `top_k` times, the likeliest first.
-
-        The k-th has the k-th likeliest token at each mask. A token that continues a word ("##s") is joined to it.
-        """
-        encodings, fills = self._fill(texts, top_k, batch_size)
-        places = [self._places(encoding) for encoding in encodings]
-        return [
-            [_filled(text, spans, [fills_of_one[k][0] for fills_of_one in masks]) for k in range(top_k)]
-            for text, spans, masks in zip(texts, places, fills, strict=True)
-        ]
-
-    def _fill(self, texts: Sequence[str], top_k: int, batch_size: int) -> tuple[list[Encoding], list[list[Fills]]]:
-        """The encodings, and for each text its masks' fills."""
+    def _fill(self, texts: Sequence[str], top_k: int, batch_size: int) -> list[Filled]:
         check_value("top_k", top_k, Annotated[int, Range(1, int(self._known_V.sum()))])
         texts = check_texts("texts", texts)
         encodings = self.tokenizer.encode(texts, max_length=self.longest)
@@ -82,13 +83,20 @@ class FillMask(Pipeline):
             at_BP = np.argsort(~masks_BL, axis=1, kind="stable")[:, :count].astype(np.int32)
             return _likeliest(self.model, top_k, self.params, batch, at_BP, self._known_V)
 
+        answers = []
         found = self.run(step, encodings, batch_size)
-        fills = []
-        for encoding, (ids_Pk, probabilities_Pk) in zip(encodings, found, strict=True):
-            masks = len(self._places(encoding))
-            rows = zip(ids_Pk[:masks].tolist(), probabilities_Pk[:masks].tolist(), strict=True)
-            fills.append([[*zip(map(self._token, ids), values, strict=True)] for ids, values in rows])
-        return encodings, fills
+        for text, encoding, (ids_Pk, probabilities_Pk) in zip(texts, encodings, found, strict=True):
+            places = self._places(encoding)
+            tokens = [
+                [str(self.tokenizer.backend.id_to_token(i)) for i in ids] for ids in ids_Pk[: len(places)].tolist()
+            ]
+            masks = [
+                [*zip(of_mask, values.tolist(), strict=True)]
+                for of_mask, values in zip(tokens, probabilities_Pk[: len(places)], strict=True)
+            ]
+            completions = [_filled(text, places, kth) for kth in zip(*tokens, strict=True)]
+            answers.append(Filled(masks, completions))
+        return answers
 
     def _check_masks(self, index: int, text: str, encoding: Encoding) -> None:
         reach = f"its first {self.longest} tokens"
@@ -105,11 +113,6 @@ class FillMask(Pipeline):
             place for id_, place in zip(encoding.ids, encoding.offsets, strict=True) if id_ == self.tokenizer.mask_id
         ]
 
-    def _token(self, id_: int) -> str:
-        token = self.tokenizer.backend.id_to_token(id_)
-        require(token is not None, f"id {id_} has no token")
-        return str(token)
-
     @functools.cached_property
     def _known_V(self) -> np.ndarray:
         """Boolean: the ids that have a token."""
@@ -118,7 +121,7 @@ class FillMask(Pipeline):
         return known_V
 
 
-def _filled(text: str, places: list[tuple[int, int]], tokens: list[str]) -> str:
+def _filled(text: str, places: Sequence[tuple[int, int]], tokens: Sequence[str]) -> str:
     parts: list[str] = []
     end = 0
     for (start, stop), token in zip(places, tokens, strict=True):

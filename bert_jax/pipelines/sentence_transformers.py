@@ -7,11 +7,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bert_jax.hub import local_folder
+from bert_jax.tokenizer_files import FILES as TOKENIZER_FILES
+from bert_jax.weights import FILES as WEIGHT_FILES
 from transformer_jax.checkpoints import read_json
 from transformer_jax.checks import Size, check_fields, check_value, listed, require, shown
 
 MODULES, SENTENCES, PROMPTS = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
-FILES = (MODULES, SENTENCES, PROMPTS, "*/config.json")
+FILES = (MODULES, PROMPTS, SENTENCES, f"*/{SENTENCES}", "*/config.json")
 
 # Pooling -> its key in the pooling's config.json, in the order in which several of them are joined.
 POOLINGS = {
@@ -84,7 +86,10 @@ def read_settings(name: str | Path) -> tuple[str | Path, EmbedderSettings]:
         )
     except ValueError as error:
         raise ValueError(f"{folder} ({MODULES} and the files beside it): {error}") from error
-    return name if places["Transformer"] == PurePosixPath() else model_folder, settings
+    if model_folder == folder:
+        return name, settings
+    place = places["Transformer"]
+    return local_folder(name, [f"{place}/{file}" for file in (*WEIGHT_FILES, *TOKENIZER_FILES)]) / place, settings
 
 
 def settings_files(settings: EmbedderSettings, width: int, longest: int) -> dict[str, bytes]:

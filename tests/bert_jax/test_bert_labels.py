@@ -107,8 +107,8 @@ def test_labels_that_do_not_fit_the_file(tmp_path):
         ({"slot_labels": [3]}, "slot_labels: a label's name must be one line of text, not 3"),
         ({"problem_type": "ranking"}, "problem_type must be .* not 'ranking'"),
         ({"problem_type": "single_label_classification", "num_labels": 1}, "needs at least 2 labels"),
-        ({"max_position_embeddings": 5}, "max_position_embeddings 5: the 6 positions of .* to 6 to 36"),
-        ({"max_position_embeddings": 37}, "max_position_embeddings 37: the 6 positions of .* to 6 to 36"),
+        ({"max_position_embeddings": 5}, "max_position_embeddings must be from 6, what .* has, to 36, not 5"),
+        ({"max_position_embeddings": 37}, "max_position_embeddings must be from 6, what .* has, to 36, not 37"),
         ({"max_position_embeddings": 7.0}, "max_position_embeddings must be an integer"),
     ],
 )

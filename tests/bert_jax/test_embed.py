@@ -2,8 +2,10 @@
 
 import csv
 import dataclasses
+import fnmatch
 import functools
 import gzip
+import io
 import json
 import os
 from pathlib import Path
@@ -12,8 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 
 from bert_jax import BertConfig, BertModel, BertTokenizer, EmbedderSettings, TextEmbedder, TextsCut
+from bert_jax.pipelines import runner
 from bert_jax.pipelines.embed import _pooled
 from tests.bert_jax import make_golden_embeddings as golden
 
@@ -362,6 +366,44 @@ def test_a_model_in_a_folder_of_its_own(plain, tmp_path):
     content[0]["path"] = "0_BERT"
     (tmp_path / "modules.json").write_text(json.dumps(content))
     np.testing.assert_array_equal(TextEmbedder.from_pretrained(tmp_path)(["cat"]), plain(["cat"]))
+
+
+@pytest.mark.parametrize("place", ["", "0_BERT"])
+def test_of_the_hub_only_what_is_needed_is_downloaded(plain, tmp_path, monkeypatch, place):
+    with_settings(plain, pooling=("cls",)).save_pretrained(tmp_path / "there")
+    (tmp_path / "there/pytorch_model.bin").write_text("large")
+    if place:
+        (tmp_path / "there" / place).mkdir()
+        for name in ("config.json", "model.safetensors", "tokenizer.json", "sentence_bert_config.json"):
+            (tmp_path / "there" / name).rename(tmp_path / "there" / place / name)
+        content = json.loads((tmp_path / "there/modules.json").read_text())
+        content[0]["path"] = place
+        (tmp_path / "there/modules.json").write_text(json.dumps(content))
+
+    def download(name, allow_patterns):
+        assert name == "some/name"
+        for path in (tmp_path / "there").rglob("*"):
+            relative = str(path.relative_to(tmp_path / "there"))
+            if path.is_file() and any(fnmatch.fnmatch(relative, pattern) for pattern in allow_patterns):
+                copied = tmp_path / "here" / relative
+                copied.parent.mkdir(parents=True, exist_ok=True)
+                copied.write_bytes(path.read_bytes())
+        return str(tmp_path / "here")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    embedder = TextEmbedder.from_pretrained("some/name")
+    assert embedder.settings.pooling == ("cls",)
+    np.testing.assert_array_equal(embedder(["cat"]), with_settings(plain, pooling=("cls",))(["cat"]))
+    assert not (tmp_path / "here/pytorch_model.bin").exists()
+
+
+@pytest.mark.parametrize(("terminal", "texts", "shown"), [(True, 40, True), (True, 4, False), (False, 40, False)])
+def test_a_bar_for_long_lists_on_a_terminal(plain, monkeypatch, terminal, texts, shown):
+    screen = io.StringIO()
+    monkeypatch.setattr(runner, "MANY_BATCHES", 3)
+    monkeypatch.setattr(runner, "Console", lambda stderr: Console(file=screen, force_terminal=terminal))
+    plain(["cat"] * texts, batch_size=16)
+    assert (f"{texts}/{texts}" in screen.getvalue()) is shown
 
 
 def test_without_newer_files(plain, tmp_path):

@@ -61,7 +61,7 @@ def test_several_masks_are_filled_each_on_its_own(folder):
     texts = ["the [MASK] sat on [MASK][MASK]", "a [MASK]", "[MASK] ran [MASK]"]
     several, one, two = fill(texts, top_k=3)
     assert [len(several), len(one), len(two)] == [3, 3, 2]
-    assert fill.masks(texts, top_k=3) == [several, [one], two]
+    assert [filled.masks for filled in fill.fills(texts, top_k=3)] == [several, [one], two]
     model, params = BertForPreTraining.from_pretrained(folder)
     batch = fill.tokenizer(texts[:1], max_length=32, padding="max_length")
     probabilities = np.asarray(jax.nn.softmax(jax.jit(model.apply)({"params": params}, **batch).prediction_logits[0]))
@@ -75,7 +75,8 @@ def test_fills_as_text(folder):
     fill = FillMask.from_pretrained(folder)
     texts = ["The  [MASK] sat,\tÉ [MASK]!", "[MASK]", "\U0001f600 東[MASK]京"]
     whole = 0
-    for text, masks, completions in zip(texts, fill.masks(texts, 9), fill.complete(texts, 9), strict=True):
+    for text, (masks, completions) in zip(texts, fill.fills(texts, 9), strict=True):
+        assert len(completions) == 9
         for k, completion in enumerate(completions):
             tokens = [fills[k][0] for fills in masks]
             assert completion == _filled(text, [match.span() for match in re.finditer(r"\[MASK\]", text)], tokens)
@@ -144,7 +145,7 @@ def test_what_is_cut_off_is_said(folder):
     assert caught[0].filename == __file__ and len(answers) == 3
     assert isinstance(caught[0].message, TextsCut) and caught[0].message.indices == [2]
     with pytest.warns(TextsCut) as caught:
-        fill.complete(texts)
+        fill.fills(texts)
     assert caught[0].filename == __file__
     fill(texts[:2], top_k=2)  # 40 tokens fit
 

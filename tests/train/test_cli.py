@@ -35,6 +35,9 @@ def folder(tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "precious.txt").write_text("not a run")
+    for kind, name in (("gpt2", "gpt"), ("bert", "bert")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"model_type": kind}))
     return tmp_path
 
 
@@ -85,7 +88,9 @@ WRONG = [
     ],
     ("translate --held-out 0", ["--held-out", "0"]),
     ("translate --preset base --model {f}/other", ["--preset 'base'", "--model"]),
-    ("translate --model {f}/other", ["--model", "other", "spm.model"]),
+    ("translate --model {f}/other", ["--model", "other", "config.json"]),
+    ("translate --model {f}/gpt", ["--model", "gpt", "model_type 'gpt2'", "'transformer_jax' or 'bert'"]),
+    ("translate --model {f}/bert", ["--model", "bert", "model.safetensors"]),
     ("pretrain --batch-size 0", ["--batch-size", "0"]),
     ("pretrain --max-length 4", ["--max-length", "4"]),
     ("pretrain --max-bad-steps 0", ["--max-bad-steps", "0"]),

@@ -2,11 +2,18 @@
 
 import json
 
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
 
+from bert_jax import BertConfig, BertForMaskedLM, BertTokenizer, warm_start
 from train.__main__ import run
+from train.translate import TranslateConfig, load_start, nearest_preset
+from transformer_jax import Translator
+from transformer_jax.tokenizer import serialized
 
 FEW = ["--steps", "2", "--eval.every", "1", "--checkpoint.every", "1", "--optimizer.warmup-steps", "1"]
 SHORT = [*FEW, "--batch-size", "8", "--max-length", "16"]
@@ -125,3 +132,40 @@ def test_translation_goes_on_from_an_export(pairs, tmp_path):
     before, after = weights(folder / "run"), weights(tmp_path / "run")
     for name, tensor in before.items():
         np.testing.assert_allclose(after[name], tensor, atol=1e-6, rtol=0, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    """A BERT with vocab.txt alone, in small letters."""
+    folder = tmp_path_factory.mktemp("bert")
+    tokenizer = BertTokenizer.train([f"w{i} w{i}" for i in range(9)] * 3, 40)
+    config = BertConfig.tiny(vocab_size=40, hidden_size=16, intermediate_size=24, max_position_embeddings=80)
+    model = BertForMaskedLM(config)
+    model.save_pretrained(folder, model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"])
+    tokenizer.save_pretrained(folder)
+    (folder / "tokenizer.json").unlink()
+    return folder
+
+
+def test_translation_starts_from_a_bert_and_its_vocabulary(pairs, bert, tmp_path, capsys):
+    folder, command = pairs
+    at = command.index("--vocab-size")
+    (tmp_path / "pairs.tsv").write_text((folder / "pairs.tsv").read_text().replace("w3", "W3"))
+    command = [*command[:at], *command[at + 2 :], "--model", str(bert)]
+    command[command.index("--data") + 1] = str(tmp_path / "pairs.tsv")
+    assert go(tmp_path / "run", *command, "--optimizer.learning-rate", "1e-12") == 0
+    said = capsys.readouterr().out
+    assert f"pieces of {bert}" in said and "BLEU" in said
+    assert "of 20 held-out targets are not spelled" in said
+    for name in ("tokenizer", "export"):
+        assert [path.name for path in (tmp_path / "run" / name).glob("*token*")] == ["tokenizer.json"]
+    _, started = warm_start(bert)
+    translator = Translator.from_pretrained(tmp_path / "run" / "export", num_beams=1, batch_size=2, max_length=16)
+    for name, leaf in flax.traverse_util.flatten_dict(started, sep=".").items():
+        np.testing.assert_allclose(weights(tmp_path / "run")[name], leaf, atol=1e-6, rtol=0, err_msg=name)
+    assert len(translator(["w1 W2", "w3"])) == 2
+    assert translator.tokenizer.decode(translator.tokenizer.encode("w1 W2")) == "w1 w2"
+    # Its export is gone on from with the same vocabulary, as slowly as a BERT.
+    start = load_start(TranslateConfig(model=str(tmp_path / "run" / "export")))
+    assert serialized(start.processor) == (tmp_path / "run/export/tokenizer.json").read_bytes()
+    assert nearest_preset(start.model.config) == "bert"

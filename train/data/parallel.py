@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Iterable, Sequence
 from itertools import chain, zip_longest
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sentencepiece
 
@@ -212,8 +212,12 @@ def _vocabulary_error(error: RuntimeError, vocab_size: int) -> InputError:
 
 
 def encode_pairs(
-    processor: sentencepiece.SentencePieceProcessor, pairs: Iterable[Pair]
+    tokenizer: Any, pairs: Iterable[Pair], eos_id: int = EOS_ID, start_id: int | None = None
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Token ids of all sources and of all targets, each with EOS at its end."""
+    """Token ids of all sources and of all targets, each with EOS at its end; `start_id`, if any, begins each source."""
     sources, targets = zip(*pairs, strict=True)
-    return processor.encode(list(sources), add_eos=True), processor.encode(list(targets), add_eos=True)
+    start = [] if start_id is None else [start_id]
+    return (
+        [[*start, *ids, eos_id] for ids in tokenizer.encode(list(sources))],
+        [[*ids, eos_id] for ids in tokenizer.encode(list(targets))],
+    )

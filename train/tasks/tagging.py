@@ -82,8 +82,13 @@ def entity_scores(predicted: Sequence[Sequence[str]], expected: Sequence[Sequenc
 
 
 def tag_names(rows: Sequence[Tagged], start: Sequence[str]) -> tuple[str, ...]:
-    """All tags, "O" first, then by name; in the order of the model that training starts from, if they are its tags."""
-    found = {tag for row in rows for tag in row.tags}
+    """The tag O, then B-X and I-X of each X that occurs, by name.
+
+    In the order of the model that training starts from, if they are its tags. Of an X that has one word only in
+    training, longer ones can be tagged too.
+    """
+    kinds = {tag[2:] for row in rows for tag in row.tags if tag != "O"}
+    found = {"O", *(f"{begins}-{kind}" for kind in kinds for begins in "BI")}
     if set(start) == found:
         return tuple(start)
     return tuple(sorted(found, key=lambda tag: (tag != "O", tag[2:], tag)))

@@ -21,7 +21,7 @@ from train.data.parallel import (
 )
 from train.errors import InputError
 from train.translate import TranslateConfig
-from transformer_jax.translator import load_sentencepiece
+from transformer_jax.tokenizer import load_sentencepiece
 
 
 def write(path, text):
