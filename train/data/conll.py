@@ -9,7 +9,7 @@ from train.data.tables import Row, list_of, option_of, read_table
 from train.errors import InputError
 from transformer_jax.checks import printed, shown
 
-_TAG = re.compile(r"O|[BI]-\S+")
+_TAG = re.compile(r"O|[BI]-[^\s\x00-\x1f\x7f-\x9f]+")
 
 
 class Tagged(NamedTuple):

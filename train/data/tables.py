@@ -2,6 +2,7 @@
 
 import csv
 import math
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from train.errors import InputError
 from transformer_jax.checks import listed, printed, shown
 
 _LARGEST = float(np.finfo(np.float32).max)
+_NO_LINE = ("Cc", "Zl", "Zp")  # control characters and ends of lines: a model's config.json has names of one line
 _FORMATS = ".tsv, .csv or .jsonl (each also with .gz), .parquet, or tfds:NAME"
 
 
@@ -68,14 +70,31 @@ def label_of(row: Row, role: str) -> str | None:
     """The name of a class: a string, an integer in digits, `true` or `false`; None where the field is None.
 
     Raises:
-        InputError: the field is anything else, or blank.
+        InputError: the field is anything else, blank, or not one line of text.
     """
     value = row.fields[role]
     if value is None:
         return None
     if isinstance(value, int):
         return str(value).lower()
-    return text_of(row, role)
+    return _name(text_of(row, role), row, role)
+
+
+def labels_of(row: Row, role: str) -> tuple[str, ...] | None:
+    """The names of several classes, perhaps none: a list, or a string with `|` between; None where the field is None.
+
+    Each is there once, without white space around it; blank ones are left out.
+
+    Raises:
+        InputError: the field is neither, an item of the list is no string, or a name is not one line of text.
+    """
+    value = row.fields[role]
+    if value is None:
+        return None
+    names = value.split("|") if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise _unfit(row, role, "must be a list of strings, or a string with | between them")
+    return tuple(dict.fromkeys(_name(name.strip(), row, role) for name in names if name.strip()))
 
 
 def number_of(row: Row, role: str) -> float:
@@ -115,6 +134,13 @@ def option_of(role: str) -> str:
 
 def _unfit(row: Row, role: str, wanted: str) -> InputError:
     return InputError(f"{row.place}: the field of {option_of(role)} {wanted}, not {shown(row.fields[role])}")
+
+
+def _name(name: str, row: Row, role: str) -> str:
+    """The name of a class, which is one line of text."""
+    if any(unicodedata.category(character) in _NO_LINE for character in name):
+        raise InputError(f"{row.place}: the field of {option_of(role)} must be a name of one line, not {shown(name)}")
+    return name
 
 
 # --- rows --------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from train.data.padded import Example
 from train.data.requests import Request
 from train.errors import InputError
 from train.state import Batch, Sums
-from transformer_jax.checks import listed
+from transformer_jax.checks import listed, shown
 
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 NO_LABEL = -100  # of tokens that count for no loss
@@ -70,6 +70,7 @@ class FinetuneTask(abc.ABC):
 
     Attributes:
         roles: what the task reads of a row -> the column that holds it by default; empty where it may be absent.
+        optional: roles that may be absent too, though they have a column by default: `--columns.ROLE ""`.
         head: the model class.
         terms: the sums that make up the loss.
         best: the score that says which checkpoint is the best, and whether the least or the greatest is.
@@ -77,6 +78,7 @@ class FinetuneTask(abc.ABC):
     """
 
     roles: ClassVar[Mapping[str, str]] = {}
+    optional: ClassVar[tuple[str, ...]] = ()
     head: ClassVar[type[PretrainedModel]]
     terms: ClassVar[tuple[str, ...]] = ("loss_per_row",)
     best: tuple[str, Literal["min", "max"]]
@@ -166,7 +168,9 @@ class FinetuneTask(abc.ABC):
                 continue
             if field.name not in self.roles:
                 known = ", ".join(f"--columns.{role}" for role in self.roles) or "no columns"
-                raise InputError(f"--columns.{field.name} {value}: the task reads {known}; leave it out")
+                raise InputError(f"--columns.{field.name} {shown(value)}: the task reads {known}; leave it out")
+            if not value and self.roles[field.name] and field.name not in self.optional:
+                raise InputError(f"--columns.{field.name} '': the task needs it; name a column, or leave it out")
             columns[field.name] = value
         return {role: column for role, column in columns.items() if column}
 
@@ -201,5 +205,5 @@ def single_example(encoding: Any) -> Example:
 def known_label(label: str, names: Sequence[str], place: str, option: str) -> int:
     """The index of a label. Raises InputError where training has none of that name."""
     if label not in names:
-        raise InputError(f"{place}: {option} {label!r} is none that training has: {listed([*names], 12)}")
+        raise InputError(f"{place}: {option} {shown(label)} is none that training has: {listed([*names], 12)}")
     return names.index(label)

@@ -1,7 +1,7 @@
 """Classes, several classes, or a number for a text or a pair of texts: the nine GLUE tasks and their like."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +11,15 @@ from jax import Array
 
 from bert_jax import BertConfig, BertForSequenceClassification, BertTokenizer
 from train import metrics
-from train.data.glue import GLUE
+from train.data.glue import GLUE, GlueTask
 from train.data.requests import Request
-from train.data.tables import Row, label_of, list_of, number_of, read_table, text_of
+from train.data.tables import Row, label_of, labels_of, number_of, read_table, text_of
 from train.data.tfds import split_of
 from train.errors import InputError
 from train.state import Batch, Sums
 from train.tasks.base import Features, FinetuneTask, Settings, known_label, single_example
 from transformer_jax import cross_entropy
 from transformer_jax.checks import shown
-
-SEPARATOR = "|"
 
 
 class Labelled(NamedTuple):
@@ -43,11 +41,19 @@ class Classification(FinetuneTask):
         super().__init__(settings)
         self.problem_type = settings.problem_type
         self.best = (_BEST[self.problem_type], "max")
+        self.names: tuple[str, ...] = ()  # where it is known what the classes are, and of which one F1 is
         names = {entry.removesuffix(f":{split_of(entry)}") for entry in settings.data}
         if len(names) == 1 and (known := _GLUE.get(names.pop())):
-            self.columns = self._columns({"text": known.text, "pair": known.pair, "label": known.label})
-            self.problem_type = "regression" if known.num_labels == 1 else "single-label"
-            self.best, self.validation = (known.metric, "max"), known.validation
+            self._follow(known)
+
+    def _follow(self, known: GlueTask) -> None:
+        """Takes columns, classes, splits and the score that counts from the table of GLUE."""
+        kind: Literal["single-label", "regression"] = "single-label" if known.labels else "regression"
+        if self.problem_type not in ("single-label", kind):
+            raise InputError(f"--problem-type {self.problem_type}: {known.data} is {kind}; leave it out")
+        self.columns = self._columns({"text": known.text, "pair": known.pair, "label": known.label})
+        self.problem_type, self.names = kind, known.labels
+        self.best, self.validation = (known.metric, "max"), known.validation
 
     # --- data ----------------------------------------------------------------------------------------------------
 
@@ -69,18 +75,18 @@ class Classification(FinetuneTask):
         for row in rows:
             if row.label is None:
                 raise InputError(f"{row.place}: there is no label, which training needs")
+        place = rows[0].place
         if self.problem_type == "regression":
+            if len({row.label for row in rows}) < 2:
+                raise InputError(f"{place}: all numbers are {rows[0].label}; numbers that differ are needed")
             return {"id2label": ("LABEL_0",), "problem_type": "regression"}
-        several = self.problem_type == "multi-label"
-        found = {name for row in rows for name in (row.label if several else (row.label,))}  # type: ignore[union-attr]
-        if len(found) < 2 and not (several and found):
-            raise InputError(
-                f"{rows[0].place}: all labels are {shown(next(iter(found), None))}; two classes are needed"
-            )
-        return {
-            "id2label": label_names(found, start),
-            "problem_type": f"{self.problem_type.replace('-', '_')}_classification",
-        }
+        if self.problem_type == "multi-label":
+            found = {name for row in rows for name in cast(tuple[str, ...], row.label)}
+            if not found:
+                raise InputError(f"{place}: no row has a label; one is needed, in some rows")
+            return {"id2label": label_names(found, start), "problem_type": "multi_label_classification"}
+        names = class_names([cast(str, row.label) for row in rows], start, place, self.names)
+        return {"id2label": names, "problem_type": "single_label_classification"}
 
     def features(
         self, rows: Sequence[Labelled], tokenizer: BertTokenizer, config: BertConfig, *, training: bool
@@ -94,16 +100,10 @@ class Classification(FinetuneTask):
         return Features(examples, encodings, {"texts cut to --max-length": cut})
 
     def _label(self, row: Row) -> str | tuple[str, ...] | float | None:
-        if row.fields["label"] is None:
-            return None
         if self.problem_type == "regression":
-            return number_of(row, "label")
+            return None if row.fields["label"] is None else number_of(row, "label")
         if self.problem_type == "multi-label":
-            value = row.fields["label"]
-            names = (
-                [name for name in value.split(SEPARATOR) if name] if isinstance(value, str) else list_of(row, "label")
-            )
-            return tuple(dict.fromkeys(names))
+            return labels_of(row, "label")
         return label_of(row, "label")
 
     def _target(self, row: Labelled, config: BertConfig) -> np.ndarray:
@@ -172,12 +172,10 @@ class Classification(FinetuneTask):
             return {"eval/f1": several.f1, "eval/exact_match": several.exact_match}
         counts = self._counts(rows, answers, config)
         macro = metrics.macro_scores(counts).f1
-        # F1 of two classes is that of the second one, as GLUE has it.
-        f1 = (
-            {"eval/f1": metrics.binary_scores(counts).f1, "eval/f1_macro": macro}
-            if len(counts) == 2
-            else {"eval/f1": macro}
-        )
+        f1 = {"eval/f1": macro}
+        if len(counts) == 2:  # that of the second class, as GLUE has it; a model may have them the other way round
+            positive = config.id2label.index(self.names[1]) if {*self.names} == {*config.id2label} else 1
+            f1 = {"eval/f1": metrics.binary_scores(counts, positive).f1, "eval/f1_macro": macro}
         return {"eval/accuracy": metrics.accuracy(found, right), **f1, "eval/matthews": metrics.matthews(counts)}
 
     def confusion(
@@ -210,8 +208,28 @@ def correlations(found: Sequence[float], right: Sequence[float]) -> dict[str, fl
     }
 
 
-def label_names(found: set[Any], start: BertConfig | None) -> tuple[str, ...]:
+def class_names(
+    labels: Sequence[str], start: BertConfig | None, place: str, known: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """As `label_names`, of rows with one label each; `known` are all that there can be, in the order without a model.
+
+    Raises:
+        InputError: there is one class only; `place` begins the message.
+    """
+    found = set(labels)
+    if len(found) < 2:
+        raise InputError(f"{place}: all labels are {shown(labels[0])}; two classes are needed")
+    known = known if found <= {*known} else ()
+    return label_names({*known} or found, start, known)
+
+
+def label_names(found: set[str], start: BertConfig | None, known: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Labels in the order of the model that training starts from, if they are its labels; else by number or name."""
     if start is not None and set(start.id2label) == found:
         return start.id2label
-    return tuple(sorted(found, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name)))
+    return known or tuple(sorted(found, key=_number_first))
+
+
+def _number_first(name: str) -> tuple[int, int, str]:
+    short = name.isdecimal() and len(name) < 10  # Python makes no number of thousands of digits
+    return (0, int(name), name) if short else (1, 0, name)

@@ -16,7 +16,7 @@ from train.data.tables import Row, label_of, read_table
 from train.errors import InputError
 from train.state import Batch, Sums
 from train.tasks.base import Features, FinetuneTask, known_label
-from train.tasks.classification import confusion_of, label_names
+from train.tasks.classification import class_names, confusion_of
 from train.tasks.tagging import counted, tag_names, tagged_features, word_tags
 from transformer_jax import cross_entropy
 
@@ -56,7 +56,10 @@ class Joint(FinetuneTask):
 
     def labels(self, rows: Sequence[Joined], start: BertConfig | None) -> dict[str, Any]:
         tags = tag_names([_tagged(row) for row in rows], start.slot_labels if start else ())
-        return {"id2label": label_names({row.intent for row in rows}, start), "slot_labels": tags}
+        return {
+            "id2label": class_names([row.intent for row in rows], start, rows[0].place),
+            "slot_labels": tags,
+        }
 
     def features(
         self, rows: Sequence[Joined], tokenizer: BertTokenizer, config: BertConfig, *, training: bool

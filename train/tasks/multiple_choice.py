@@ -17,6 +17,7 @@ from train.errors import InputError
 from train.state import Batch, Sums
 from train.tasks.base import Features, FinetuneTask
 from transformer_jax import cross_entropy
+from transformer_jax.checks import shown
 
 
 class Choice(NamedTuple):
@@ -38,6 +39,7 @@ class MultipleChoice(FinetuneTask):
         "choices": ("ending0", "ending1", "ending2", "ending3"),
         "label": "label",
     }
+    optional = ("pair",)
     head = BertForMultipleChoice
     best = ("eval/accuracy", "max")
 
@@ -45,7 +47,8 @@ class MultipleChoice(FinetuneTask):
         columns = {role: column for role, column in self.columns.items() if role != "choices"}
         numbered = {f"choices.{i}": column for i, column in enumerate(self.columns["choices"])}
         if len(numbered) < 2:
-            raise InputError(f"--columns.choices {list(numbered.values())}: name the columns of two choices or more")
+            given = shown([*numbered.values()])
+            raise InputError(f"--columns.choices {given}: name the columns of two choices or more")
         return [
             self._choice(row, len(numbered))
             for row in read_table(entry, {**columns, **numbered}, option=option, split=split)
@@ -55,11 +58,11 @@ class MultipleChoice(FinetuneTask):
         endings = tuple(text_of(row, f"choices.{i}") for i in range(count))
         label = number_of(row, "label") if row.fields["label"] is not None else -1
         if label not in range(count):
-            raise InputError(f"{row.place}: the label {row.fields['label']!r} must be a number from 0 to {count - 1}")
-        beginning = row.fields.get("pair")
-        return Choice(
-            row.place, text_of(row, "text"), beginning if isinstance(beginning, str) else "", endings, int(label)
-        )
+            given = shown(row.fields["label"])
+            raise InputError(f"{row.place}: the label {given} must be a number from 0 to {count - 1}")
+        second = row.fields.get("pair")  # blank is meant: not every ending has a beginning of its own
+        beginning = "" if second is None or (isinstance(second, str) and not second.strip()) else text_of(row, "pair")
+        return Choice(row.place, text_of(row, "text"), beginning, endings, int(label))
 
     def embedded(self, requests: Sequence[Request], place: str) -> list[Choice]:
         return [Choice(place, c.prompt, "", tuple(c.endings), c.label) for c in request_choices(requests)]

@@ -104,16 +104,21 @@ class QuestionAnswering(FinetuneTask):
     def scores(
         self, rows: Sequence[Question], answers: Sequence[dict[str, Any]], config: BertConfig
     ) -> dict[str, float]:
-        found = answer_scores({answer["id"]: answer["predicted"] for answer in answers}, rows)
-        row = {"eval/exact_match": found.exact_match, "eval/f1": found.f1}
-        if not any(question.impossible for question in rows):
-            return row
-        spans = {answer["id"]: answer["best_span"] for answer in answers}
-        best = best_threshold(spans, {answer["id"]: answer["no_answer_score"] for answer in answers}, rows)
-        return row | {
-            "eval/f1_answerable": found.answerable_f1,
-            "eval/f1_unanswerable": found.unanswerable,
-            **{f"eval/{name}": value for name, value in best._asdict().items()},
+        rows = [row._replace(id=str(index)) for index, row in enumerate(rows)]  # two files may have the same ids
+        given, spans, nothing = (
+            {str(index): answer[name] for index, answer in enumerate(answers)}
+            for name in ("predicted", "best_span", "no_answer_score")
+        )
+        found = answer_scores(given, rows)
+        scores = {"eval/exact_match": found.exact_match, "eval/f1": found.f1}
+        if not any(row.impossible for row in rows):
+            return scores
+        each = {"eval/f1_answerable": found.answerable_f1, "eval/f1_unanswerable": found.unanswerable}
+        best = best_threshold(spans, nothing, rows)._asdict()
+        return {
+            **scores,
+            **{name: value for name, value in each.items() if not np.isnan(value)},  # there may be none of a kind
+            **{f"eval/{name}": value for name, value in best.items()},
         }
 
 
@@ -126,7 +131,9 @@ def span_of(row: Question, encoding: Encoding) -> Example:
     """The positions of the first and last token of the (first) answer; 0, that of [CLS], where it is not all there."""
     start = end = 0
     if row.answers:
-        first, last = row.answers[0].start, row.answers[0].start + len(row.answers[0].text)
+        text, at = row.answers[0]
+        first = at + len(text) - len(text.lstrip())  # blanks around it are in no token
+        last = first + len(text.strip())
         inside = [
             position
             for position, (sequence, (begin, stop)) in enumerate(

@@ -22,6 +22,7 @@ from transformer_jax import cross_entropy
 
 # Cosines are multiplied by it in front of the softmax, as sentence-transformers does.
 SCALE = 20.0
+ROUNDING = 1e-6  # of cosines: the same text in two batches has not quite the same vector
 SETTINGS = EmbedderSettings(pooling=("mean",), normalize=True)
 
 
@@ -43,6 +44,7 @@ class Similarity(FinetuneTask):
     """
 
     roles: ClassVar[Mapping[str, str]] = {"text": "sentence1", "pair": "sentence2", "label": "score"}
+    optional = ("label",)
     head = BertModel
 
     def __init__(self, settings: Settings) -> None:
@@ -117,12 +119,11 @@ class Similarity(FinetuneTask):
     ) -> list[dict[str, Any]]:
         vectors = np.stack([output["vectors"] for output in outputs])
         records = []
-        for row, (first, second) in zip(rows, vectors, strict=True):
-            record = {"text": row.text, "pair": row.pair, "cosine": float(first @ second)}
-            others = vectors[:, 1] @ first
-            records.append(
-                record | ({"score": row.score} if self.scored else {"rank": int(np.sum(others > first @ second)) + 1})
-            )
+        for index, row in enumerate(rows):
+            cosines = vectors[:, 1] @ vectors[index, 0]
+            record = {"text": row.text, "pair": row.pair, "cosine": float(cosines[index])}
+            nearer = int(np.sum(cosines > cosines[index] + ROUNDING))
+            records.append(record | ({"score": row.score} if self.scored else {"rank": nearer + 1}))
         return records
 
     def scores(

@@ -1,4 +1,4 @@
-"""A tag for each word: names, parts of speech, slots."""
+"""A tag for each word: names, slots."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -11,6 +11,7 @@ from bert_jax import BertConfig, BertForTokenClassification, BertTokenizer
 from train import metrics
 from train.data.conll import Tagged, read_tagged
 from train.data.requests import Request
+from train.errors import InputError
 from train.state import Batch, Sums
 from train.tasks.base import NO_LABEL, Features, FinetuneTask, known_label, single_example
 from train.tasks.classification import confusion_of
@@ -70,7 +71,7 @@ class Tagging(FinetuneTask):
     def confusion(
         self, rows: Sequence[Tagged], answers: Sequence[dict[str, Any]], config: BertConfig
     ) -> tuple[list[str], np.ndarray] | None:
-        kinds = list(dict.fromkeys(kind_of(tag) for tag in config.id2label))
+        kinds = list(dict.fromkeys(["O", *map(kind_of, config.id2label)]))
         predicted = [kind_of(tag) for answer in answers for tag in answer["predicted"]]
         return kinds, confusion_of(predicted, [kind_of(tag) for row in rows for tag in row.tags], kinds)
 
@@ -86,8 +87,13 @@ def tag_names(rows: Sequence[Tagged], start: Sequence[str]) -> tuple[str, ...]:
 
     In the order of the model that training starts from, if they are its tags. Of an X that has one word only in
     training, longer ones can be tagged too.
+
+    Raises:
+        InputError: there is no tag but O.
     """
     kinds = {tag[2:] for row in rows for tag in row.tags if tag != "O"}
+    if not kinds:
+        raise InputError(f"{rows[0].place}: all tags are O; names are needed, the first word of each tagged B-TYPE")
     found = {"O", *(f"{begins}-{kind}" for kind in kinds for begins in "BI")}
     if set(start) == found:
         return tuple(start)
@@ -102,7 +108,8 @@ def tagged_features(
     for row, encoding in zip(rows, tokenizer.encode_words([row.tokens for row in rows], max_length), strict=True):
         tags = np.full(len(encoding.ids), NO_LABEL, np.int32)
         firsts = first_pieces(encoding.word_ids)
-        tags[list(firsts.values())] = [known_label(row.tags[word], names, row.place, "the tag") for word in firsts]
+        known = [known_label(tag, names, row.place, "the tag") for tag in row.tags]  # also where the model reads no word
+        tags[list(firsts.values())] = [known[word] for word in firsts]
         examples.append(single_example(encoding) | {"tags": tags})
         sources.append(firsts)
         lost += len(row.tokens) - len(firsts)

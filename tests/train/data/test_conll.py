@@ -61,6 +61,7 @@ def test_tables(tmp_path, form):
         ("a O\nEU I-ORG\n", ":2: 'I-ORG' follows 'O'; where a name begins, IOB2 has B-ORG"),
         ("a B-ORG\n\nEU I-ORG\n", ":3: 'I-ORG' follows 'O'; where"),
         ("a B-PER\nEU I-ORG\n", ":2: 'I-ORG' follows 'B-PER'; where a name begins, IOB2 has B-ORG"),
+        ("a B-\x01\n", ":1: the tag 'B-\\x01' is not O, B-TYPE or I-TYPE"),
         ("a S-PER\n", ":1: the tag 'S-PER' is not O, B-TYPE or I-TYPE"),
         ("a B-\n", ":1: the tag 'B-' is not O"),
         ("a b-PER\n", ":1: the tag 'b-PER' is not O"),

@@ -20,8 +20,8 @@ def test_columns_and_classes_are_tfds_own(name, tmp_path, monkeypatch):
     texts = [column for column in (task.text, task.pair) if column]
     assert set(features) == {*texts, task.label, "idx"}
     label = features[task.label]
-    assert task.num_labels == (label.num_classes if isinstance(label, tfds.features.ClassLabel) else 1)
-    assert (task.metric in ("eval/spearman", "eval/pearson")) == (task.num_labels == 1)
+    assert task.labels == (tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ())
+    assert (task.metric in ("eval/spearman", "eval/pearson")) == (not task.labels)
 
 
 def test_rows_of_a_task(tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """Rows with named columns from every format, and what is said of files and fields that are wrong."""
 
-import gzip
 import json
 
 import numpy as np
@@ -9,14 +8,9 @@ import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
 
-from train.data.tables import Row, label_of, list_of, number_of, read_table, text_of
+from tests.train.stored import store, write
+from train.data.tables import Row, label_of, labels_of, list_of, number_of, read_table, text_of
 from train.errors import InputError
-
-
-def write(path, content):
-    content = content.encode() if isinstance(content, str) else content
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
-    return str(path)
 
 
 def message_of(call, *arguments, **options):
@@ -94,12 +88,8 @@ class TinyClasses(tfds.core.GeneratorBasedBuilder):
 def test_tfds_classes_become_names_and_minus_one_is_none(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     builder = TinyClasses(data_dir=tmp_path, file_format="array_record")
-    builder.data_path.mkdir(parents=True)
-    writer = tfds.core.SequentialWriter(builder.info, max_examples_per_shard=3, file_format="array_record")
-    writer.initialize_splits(["train", "test"])
     row = {"text": "a é", "label": 1, "score": 0.5, "words": ["a", "b"], "tags": [1, 0]}
-    writer.add_examples({"train": [row], "test": [row | {"label": -1, "tags": [], "text": "a\0"}]})
-    writer.close_all()
+    store(builder, {"train": [row], "test": [row | {"label": -1, "tags": [], "text": "a\0"}]})
     (first,) = read("tfds:tiny_classes", text="text", label="label", score="score", tokens="words", tags="tags")
     assert first.place == "--data: tfds:tiny_classes: row 0"
     assert first.fields == {"text": "a é", "label": "yes", "score": 0.5, "tokens": ["a", "b"], "tags": ["B-x", "O"]}
@@ -171,6 +161,10 @@ def row(value):
         (label_of, 3, "3"),
         (label_of, True, "true"),
         (label_of, None, None),
+        (labels_of, "b|a", ("b", "a")),
+        (labels_of, [" b", "", "b"], ("b",)),
+        (labels_of, "", ()),
+        (labels_of, None, None),
         (number_of, "3.8", 3.8),
         (number_of, " -1e2 ", -100.0),
         (number_of, 4, 4.0),
@@ -189,7 +183,8 @@ def test_fields_as_they_are_meant(check, value, expected):
     ("check", "values"),
     [
         (text_of, ["", " \u00a0", None, 3, ["a"], {"a": 1}]),
-        (label_of, ["", 1.5, ["a"]]),
+        (label_of, ["", 1.5, ["a"], "a\nb", "\x7fa", "a\u2028b"]),
+        (labels_of, [3, [1], "a|b\nc|d", ["\x00"]]),
         (number_of, ["", "x", "1_0", "nan", "inf", 1e39, "1e400", 10**400, True, None, ["1"], {}, float("nan")]),
         (list_of, [None, 3, ["a", 1], {"a": "b"}, [["a"]]]),
     ],

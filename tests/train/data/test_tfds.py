@@ -6,6 +6,7 @@ import sys
 import pytest
 import tensorflow_datasets as tfds
 
+from tests.train.stored import store
 from train.data.fingerprint import changed, fingerprint
 from train.data.tfds import is_tfds, tfds_source
 from train.errors import InputError
@@ -34,15 +35,6 @@ class TinyPairs(tfds.core.GeneratorBasedBuilder):
 def tiny_row(row):
     pair = {"en": f"street {row}", "de": f"Straße {row}"}
     return {"text": f"row {row} é", "pair": pair, "words": ["a", f"{row}"], "label": row % 2}
-
-
-def store(builder, splits):
-    """Writes rows as `download_and_prepare` would, without its search for checksums of downloads."""
-    builder.data_path.mkdir(parents=True)
-    writer = tfds.core.SequentialWriter(builder.info, max_examples_per_shard=3, file_format="array_record")
-    writer.initialize_splits(list(splits))
-    writer.add_examples(splits)
-    writer.close_all()
 
 
 @pytest.fixture(scope="module")
