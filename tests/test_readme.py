@@ -7,7 +7,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bert_jax import BertConfig, BertForPreTraining, BertTokenizer
+from bert_jax import (
+    BertConfig,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertTokenizer,
+)
 from train.data.parallel import train_sentencepiece
 from transformer_jax import Transformer, TransformerConfig
 
@@ -24,6 +30,13 @@ def folder(tmp_path_factory):
     bert = BertForPreTraining(BertConfig.tiny(vocab_size=tokenizer.vocab_size))
     bert.save_pretrained(folder / "runs/demo/export", bert.init(jax.random.key(0), ids)["params"])
     tokenizer.save_pretrained(folder / "runs/demo/export")
+    for name, cls, labels in (
+        ("finetune", BertForSequenceClassification, ("set_alarm", "convert_money")),
+        ("answers", BertForQuestionAnswering, ("LABEL_0", "LABEL_1")),
+    ):
+        model = cls(BertConfig.tiny(vocab_size=tokenizer.vocab_size, id2label=labels))
+        model.save_pretrained(folder / "runs" / name / "export", model.init(jax.random.key(0), ids)["params"])
+        tokenizer.save_pretrained(folder / "runs" / name / "export")
     words = train_sentencepiece([("Monday, 4 May 2015", "Montag, 4. Mai 2015"), ("three weeks", "drei Wochen")], 32)
     model = Transformer(TransformerConfig.tiny(words.processor.vocab_size()))
     model.save_pretrained(folder / "runs/translate/export", model.init(jax.random.key(0), ids, ids)["params"])
@@ -38,4 +51,4 @@ def test_example(example, folder, monkeypatch):
 
 
 def test_there_are_examples():
-    assert len(EXAMPLES) == 6
+    assert len(EXAMPLES) == 8
