@@ -28,7 +28,8 @@ SWAG = "sent1,sent2,ending0,ending1,ending2,ending3,label\na b,c,d,e,f,g,2\n"
 FORMS = {
     "a.csv": SWAG,
     "a.tsv.gz": SWAG.replace(",", "\t"),
-    "a.jsonl": '{"label": "2", "sent1": "a b", "sent2": "c", "ending0": "d", "ending1": "e", "ending2": "f", "ending3": "g"}',
+    "a.jsonl": '{"sent1": "a b", "sent2": "c", "label": "2", '
+    '"ending0": "d", "ending1": "e", "ending2": "f", "ending3": "g"}',
     "a.parquet": {"sent1": ["a b"], "sent2": ["c"], **{f"ending{i}": [c] for i, c in enumerate("defg")}, "label": [2]},
 }
 

@@ -44,7 +44,8 @@ FORMS = {
     "a.conll.gz": "a\tB-p\nbx\tI-p\n\nc\tO\n",
     "a.tsv": "tokens\ttags\tintent\na bx\tB-p I-p\tx\nc\tO\ty\n",
     "a.csv": "tokens,tags,intent\na bx,B-p I-p,x\nc,O,y\n",
-    "a.jsonl": '{"tokens": ["a", "bx"], "tags": "B-p I-p", "intent": "x"}\n{"tokens": "c", "tags": ["O"], "intent": "y"}',
+    "a.jsonl": '{"tokens": ["a", "bx"], "tags": "B-p I-p", "intent": "x"}\n'
+    '{"tokens": "c", "tags": ["O"], "intent": "y"}\n',
     "a.parquet": {"tokens": WORDS, "tags": TAGS, "intent": ["x", "y"]},
 }
 
