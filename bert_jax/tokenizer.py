@@ -4,7 +4,7 @@ import copy
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
@@ -16,6 +16,25 @@ from transformer_jax.checkpoints import write_files
 from transformer_jax.checks import LARGEST, Range, Size, check_ids, check_value, listed, require, shown
 
 MIN_BUCKET = 16
+
+
+class Ids(Protocol):
+    """What batches are made of; an `Encoding` is one.
+
+    Attributes:
+        overflowing: what was cut off, or whether anything was.
+    """
+
+    @property
+    def ids(self) -> Any: ...
+
+    @property
+    def type_ids(self) -> Any: ...
+
+    @property
+    def overflowing(self) -> Any: ...
+
+    def __len__(self) -> int: ...
 
 
 class BertTokenizer:
@@ -127,7 +146,7 @@ class BertTokenizer:
         return self.pad(encodings, max_length if padding == "max_length" else None)
 
     def pad(
-        self, encodings: Sequence[Encoding], length: int | None = None, rows: int | None = None
+        self, encodings: Sequence[Ids], length: int | None = None, rows: int | None = None
     ) -> dict[str, np.ndarray]:
         """What `encode` and its like returned -> the arrays of `__call__`.
 
@@ -146,7 +165,7 @@ class BertTokenizer:
             attention_mask[row, :used] = 1
         return {"input_ids": input_ids, "token_type_ids": token_type_ids, "attention_mask": attention_mask}
 
-    def pad_to_bucket(self, encodings: Sequence[Encoding], longest: int) -> dict[str, np.ndarray]:
+    def pad_to_bucket(self, encodings: Sequence[Ids], longest: int) -> dict[str, np.ndarray]:
         """As `pad`, in one of few shapes, so that little is compiled: rows are a power of two, see `bucket`."""
         rows = 1 << (len(encodings) - 1).bit_length()
         return self.pad(encodings, bucket(max(map(len, encodings)), longest), rows)

@@ -23,6 +23,7 @@ from transformer_jax.checkpoints import write_files
 from transformer_jax.checks import Range, check_value, listed, require, shown
 
 MEAN = EmbedderSettings()
+BLOCK = 4096  # texts that are encoded together
 
 
 class _WithoutPooler(BertModel):
@@ -142,13 +143,30 @@ class TextEmbedder(Pipeline):
         texts = [f"{prompt}{text}" for text in check_texts("texts", texts)]
         if self.settings.lowercase:
             texts = [text.lower() for text in texts]
-        encodings = self.tokenizer.encode(texts, max_length=self.longest)
-        self.warn_of_cuts(encodings, self.longest, depth=2)
+        rows: list[_Row] = []
+        for start in range(0, max(1, len(texts)), BLOCK):
+            encodings = self.tokenizer.encode(texts[start : start + BLOCK], max_length=self.longest)
+            rows += [
+                _Row(np.array(e.ids, np.int32), np.array(e.type_ids, np.int32), bool(e.overflowing)) for e in encodings
+            ]
+        self.warn_of_cuts(rows, self.longest, depth=2)
         step = functools.partial(_pooled, self.model, self.settings.pooling, self.settings.normalize, self.params)
-        return np.stack(self.run(step, encodings, batch_size))
+        return np.stack(self.run(step, rows, batch_size))
 
     def _prompt_of(self, *names: str) -> str | None:
         return next((name for name in names if name in dict(self.settings.prompts)), None)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Row:
+    """What is kept of an encoding: whole it takes 300 bytes a token, which a corpus has no room for."""
+
+    ids: np.ndarray
+    type_ids: np.ndarray
+    overflowing: bool
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 def _normalized(x: np.ndarray) -> np.ndarray:

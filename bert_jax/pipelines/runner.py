@@ -14,10 +14,9 @@ import numpy as np
 from jax.typing import DTypeLike
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-from tokenizers import Encoding
 
 from bert_jax.checkpoints import PretrainedModel
-from bert_jax.tokenizer import BertTokenizer
+from bert_jax.tokenizer import BertTokenizer, Ids
 from transformer_jax.checks import Range, check_value, listed, require
 
 BATCH_SIZE = 32
@@ -96,9 +95,7 @@ class Pipeline:
         """Tokens of a text that the model reads, [CLS] and [SEP] included."""
         return self.model.config.max_position_embeddings
 
-    def run(
-        self, step: Callable[[Batch], Any], encodings: Sequence[Encoding], batch_size: int = BATCH_SIZE
-    ) -> list[Any]:
+    def run(self, step: Callable[[Batch], Any], encodings: Sequence[Ids], batch_size: int = BATCH_SIZE) -> list[Any]:
         """What a step makes of each encoding, in their order.
 
         Args:
@@ -131,7 +128,7 @@ class Pipeline:
                 advance(len(rows))
         return results
 
-    def warn_of_cuts(self, encodings: Sequence[Encoding], longest: int, depth: int = 1) -> None:
+    def warn_of_cuts(self, encodings: Sequence[Ids], longest: int, depth: int = 1) -> None:
         """Warns whoever called the pipeline, `depth` calls above, of texts that were cut."""
         cut = [index for index, encoding in enumerate(encodings) if encoding.overflowing]
         if cut:

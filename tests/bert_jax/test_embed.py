@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from bert_jax import BertConfig, BertModel, BertTokenizer, EmbedderSettings, TextEmbedder, TextsCut
-from bert_jax.pipelines import runner
+from bert_jax.pipelines import embed, runner
 from bert_jax.pipelines.embed import _pooled
 from tests.bert_jax import make_golden_embeddings as golden
 
@@ -156,6 +156,15 @@ def test_poolings(plain, pooling):
     for text, vector in zip(TEXTS, embedder(TEXTS), strict=True):
         expected = np.concatenate([pool(states(plain, text)) for name, pool in POOLS.items() if name in pooling])
         np.testing.assert_allclose(vector, expected / np.linalg.norm(expected) if normalize else expected, atol=1e-5)
+
+
+def test_a_corpus_is_encoded_in_blocks(plain, monkeypatch):
+    texts = [*TEXTS, "mat " * 60, "cat", "the " * 60]
+    with pytest.warns(TextsCut, match="the end of texts 5, 7 is left out"):
+        expected = plain(texts)
+    monkeypatch.setattr(embed, "BLOCK", 3)
+    with pytest.warns(TextsCut, match="the end of texts 5, 7 is left out"):
+        np.testing.assert_array_equal(plain(texts), expected)
 
 
 def test_order_is_kept_and_little_is_compiled(plain):

@@ -147,7 +147,7 @@ def test_a_run_folder_that_is_not_this_run(job, folder, capsys):
 def test_no_job_prints_the_usage(capsys):
     assert run([]) == 2
     assert run(["--help"]) == 0
-    assert "pretrain|translate" in capsys.readouterr().out
+    assert "pretrain|finetune|translate" in capsys.readouterr().out
 
 
 def test_output_that_nobody_reads():
