@@ -170,7 +170,7 @@ def load_corpus(config: FinetuneConfig, task: FinetuneTask) -> Corpus:
     if not other and all(is_tfds(entry) and not split_of(entry) for entry in config.data):
         other, option = config.data, "--data"
     if other:
-        held_out = [row for entry in other for split in task.validation for row in task.read(entry, option, split)]
+        held_out = [row for entry in other for split in task.splits(entry) for row in task.read(entry, option, split)]
         digest |= named(fingerprint(other, option, task.validation[0]), "held out")
         notes.append(("held out", f"{', '.join(other)}: {len(held_out):,} rows"))
         return Corpus(rows, held_out, test, notes, digest)
