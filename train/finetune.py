@@ -134,7 +134,11 @@ def check_together(config: FinetuneConfig) -> None:
         refuse_idle(config, ("problem_type",), f"for --task {config.task}")
     if not config.data:
         refuse_idle(config.eval, ("data",), "without --data", "--eval.")
-        refuse_idle(config, ("test_data",), "without --data")
+        refuse_idle(config, ("problem_type", "test_data"), "without --data")
+        given = [field.name for field in dataclasses.fields(ColumnsConfig) if getattr(config.columns, field.name)]
+        refuse_idle(config.columns, tuple(given), "without --data", "--columns.")
+    if config.task == "similarity" and config.columns.label == "":
+        refuse_idle(config, ("accumulate",), "for pairs without scores: each is told from all others of its batch")
     if config.steps is not None:
         refuse_idle(config, ("epochs",), f"beside --steps {config.steps}, which decides it")
 
