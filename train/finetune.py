@@ -202,7 +202,8 @@ class Start(NamedTuple):
 def load_start(config: FinetuneConfig, task: FinetuneTask, corpus: Corpus) -> Start:
     """The configuration and vocabulary of --model, or of --preset with a vocabulary learned from the training rows."""
     if not config.model:
-        tokenizer = BertTokenizer.train(task.texts(corpus.rows), VOCABULARY)
+        with blaming("--data"):
+            tokenizer = BertTokenizer.train(task.texts(corpus.rows), VOCABULARY)
         labels = task.labels(corpus.rows, None)
         reach = max(config.max_length, BertConfig.max_position_embeddings)
         fields = {"vocab_size": tokenizer.vocab_size, "max_position_embeddings": reach, **labels}
