@@ -1,6 +1,7 @@
 """confusion.png: which class was taken for which, as a picture."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,5 +43,7 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str], title: str) -> byte
         color = "white" if shares[row, column] > 0.6 else "#222222"
         axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", fontsize=7.5, color=color)
     content = io.BytesIO()
-    figure.savefig(content, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of other scripts: a box is drawn
+        figure.savefig(content, format="png")
     return content.getvalue()

@@ -111,15 +111,17 @@ def main(config: FinetuneConfig) -> None:
     data = make_data(config, task, corpus, start)
     config = in_steps(config, len(data.training.examples), start.config)
     with Run("finetune", config) as run:
+        params, said = load_params(config, start, config.seed)  # before anything is written: its files may be broken
         words = fingerprint_of("the run's vocabulary", [[start.tokenizer.backend.to_str()]])
         run.begin({**corpus.fingerprint, **words, **start.fingerprint})
-        say_table(f"finetune: {config.task}, BERT {config.model or config.preset}", [*corpus.notes, *data.notes])
+        notes = [*corpus.notes, *data.notes, *said]
+        say_table(f"finetune: {config.task}, BERT {config.model or config.preset}", notes)
         objective = TaskObjective(make_model(config, start), task)
         shape = (data.padding, config.batch_size, mesh)
         evaluation = Evaluation(objective, corpus.held_out, data.held_out, *shape)
         test = Evaluation(objective, corpus.test, data.test, *shape) if data.test else None
         job = Job(config, task, start, data, objective, evaluation, test, mesh)
-        finish(job, train_seeds(job))
+        finish(job, train_seeds(job, params))
 
 
 def check_together(config: FinetuneConfig) -> None:
@@ -134,7 +136,11 @@ def check_together(config: FinetuneConfig) -> None:
         refuse_idle(config, ("problem_type",), f"for --task {config.task}")
     if not config.data:
         refuse_idle(config.eval, ("data",), "without --data", "--eval.")
-        refuse_idle(config, ("test_data",), "without --data")
+        refuse_idle(config, ("problem_type", "test_data"), "without --data")
+        given = [field.name for field in dataclasses.fields(ColumnsConfig) if getattr(config.columns, field.name)]
+        refuse_idle(config.columns, tuple(given), "without --data", "--columns.")
+    if config.task == "similarity" and config.columns.label == "":
+        refuse_idle(config, ("accumulate",), "for pairs without scores: each is told from all others of its batch")
     if config.steps is not None:
         refuse_idle(config, ("epochs",), f"beside --steps {config.steps}, which decides it")
 
@@ -170,7 +176,7 @@ def load_corpus(config: FinetuneConfig, task: FinetuneTask) -> Corpus:
     if not other and all(is_tfds(entry) and not split_of(entry) for entry in config.data):
         other, option = config.data, "--data"
     if other:
-        held_out = [row for entry in other for split in task.validation for row in task.read(entry, option, split)]
+        held_out = [row for entry in other for split in task.splits(entry) for row in task.read(entry, option, split)]
         digest |= named(fingerprint(other, option, task.validation[0]), "held out")
         notes.append(("held out", f"{', '.join(other)}: {len(held_out):,} rows"))
         return Corpus(rows, held_out, test, notes, digest)
@@ -198,7 +204,8 @@ class Start(NamedTuple):
 def load_start(config: FinetuneConfig, task: FinetuneTask, corpus: Corpus) -> Start:
     """The configuration and vocabulary of --model, or of --preset with a vocabulary learned from the training rows."""
     if not config.model:
-        tokenizer = BertTokenizer.train(task.texts(corpus.rows), VOCABULARY)
+        with blaming("--data"):
+            tokenizer = BertTokenizer.train(task.texts(corpus.rows), VOCABULARY)
         labels = task.labels(corpus.rows, None)
         reach = max(config.max_length, BertConfig.max_position_embeddings)
         fields = {"vocab_size": tokenizer.vocab_size, "max_position_embeddings": reach, **labels}
@@ -310,16 +317,18 @@ class Ended(NamedTuple):
     answers: list[dict[str, Any]]
 
 
-def train_seeds(job: Job) -> list[Ended]:
-    """Trains each seed in its own folder (the run's, where there is one only), with one compilation for all."""
+def train_seeds(job: Job, params: Any) -> list[Ended]:
+    """Trains each seed in its own folder (the run's, where there is one only), with one compilation for all.
+
+    The first one starts from `params`; the others, whose heads are drawn by other seeds, read theirs.
+    """
     program: Program | None = None
-    ended = []
+    ended: list[Ended] = []
     for seed in range(job.config.seed, job.config.seed + job.config.seeds):
         run = job.config.run if job.config.seeds == 1 else job.config.run / f"seed-{seed}"
         config = dataclasses.replace(job.config, seed=seed, run=run)
-        params, notes = load_params(config, job.start, seed)
-        if notes and seed == job.config.seed:
-            say_table("start", notes)
+        if ended:
+            params, _ = load_params(config, job.start, seed)
         task = loop_task(job, config, params)
         program = program or make_program(task, config, job.mesh)
         train(task, config, job.mesh, program)

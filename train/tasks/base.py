@@ -14,6 +14,7 @@ from bert_jax import BertConfig, BertTokenizer
 from bert_jax.checkpoints import PretrainedModel
 from train.data.padded import Example
 from train.data.requests import Request
+from train.data.tfds import is_tfds, split_of
 from train.errors import InputError
 from train.state import Batch, Sums
 from transformer_jax.checks import listed, shown
@@ -94,6 +95,10 @@ class FinetuneTask(abc.ABC):
     @abc.abstractmethod
     def read(self, entry: str, option: str, split: str) -> list[Any]:
         """The rows of one entry of --data or --eval.data. Raises InputError."""
+
+    def splits(self, entry: str) -> tuple[str, ...]:
+        """What is read of a held-out entry: of TFDS data all of `validation`, unless it names its split; files once."""
+        return self.validation if is_tfds(entry) and not split_of(entry) else self.validation[:1]
 
     @abc.abstractmethod
     def embedded(self, requests: Sequence[Request], place: str) -> list[Any]:

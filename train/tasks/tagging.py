@@ -108,7 +108,8 @@ def tagged_features(
     for row, encoding in zip(rows, tokenizer.encode_words([row.tokens for row in rows], max_length), strict=True):
         tags = np.full(len(encoding.ids), NO_LABEL, np.int32)
         firsts = first_pieces(encoding.word_ids)
-        known = [known_label(tag, names, row.place, "the tag") for tag in row.tags]  # also where the model reads no word
+        # Those of words that the model does not read too: they are scored.
+        known = [known_label(tag, names, row.place, "the tag") for tag in row.tags]
         tags[list(firsts.values())] = [known[word] for word in firsts]
         examples.append(single_example(encoding) | {"tags": tags})
         sources.append(firsts)
