@@ -2,34 +2,19 @@
 
 import dataclasses
 import functools
-import heapq
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
-import numpy as np
 from jax import Array
 from tokenizers import Encoding
 
 from bert_jax.checkpoints import PretrainedModel
 from bert_jax.heads import BertForQuestionAnswering
 from bert_jax.pipelines.runner import BATCH_SIZE, Batch, Pipeline, TextError
+from bert_jax.spans import Answer, best_spans
 from bert_jax.vocabulary import check_texts
 from transformer_jax.checks import LARGEST, Range, Size, check_fields, check_value, require
-
-
-class Answer(NamedTuple):
-    """A piece of a context.
-
-    Attributes:
-        text: `context[start:end]`.
-        score: the logit of its first token being the first, plus that of its last being the last.
-    """
-
-    text: str
-    start: int
-    end: int
-    score: float
 
 
 class Answers(NamedTuple):
@@ -103,15 +88,8 @@ class QuestionAnswerer(Pipeline):
         found = iter(self.run(step, [window for several in windows for window in several], batch_size))
         answers = []
         for context, several in zip(contexts, windows, strict=True):
-            scores: dict[tuple[int, int], float] = {}
-            null = np.inf
-            for window in several:
-                start_L, end_L = next(found)
-                null = min(null, float(start_L[0] + end_L[0]))
-                for place, score in _spans(window, start_L, end_L, top_k, max_answer_length).items():
-                    scores[place] = max(score, scores.get(place, score))
-            best = heapq.nsmallest(top_k, scores.items(), key=lambda item: (-item[1], item[0]))
-            answers.append(Answers([Answer(context[a:b], a, b, score) for (a, b), score in best], null))
+            parts = [(window, *next(found)) for window in several]
+            answers.append(Answers(*best_spans(context, parts, top_k, max_answer_length)))
         return answers
 
     def _windows(self, index: int, question: str, context: str) -> list[Encoding]:
@@ -120,26 +98,6 @@ class QuestionAnswerer(Pipeline):
             reason = f"has {self.longest - room - 3} tokens, which leaves none of {self.longest} for the context"
             raise TextError("questions", index, reason)
         return self.tokenizer.encode_windows(question, context, self.longest, min(self.stride, room // 2))
-
-
-def _spans(
-    window: Encoding, start_L: np.ndarray, end_L: np.ndarray, top_k: int, longest: int
-) -> dict[tuple[int, int], float]:
-    """The best pieces of a window: places in the context and scores, among them the `top_k` best."""
-    inside = [at for at, sequence in enumerate(window.sequence_ids) if sequence == 1]
-    length, first = len(inside), inside[0] if inside else 0
-    places = window.offsets[first : first + length]
-    scores_LL = start_L[first : first + length, None] + end_L[None, first : first + length]
-    size_LL = np.arange(length)[None, :] - np.arange(length)[:, None]
-    allowed = np.flatnonzero((size_LL >= 0) & (size_LL < longest))
-    order = allowed[np.argsort(-scores_LL.ravel()[allowed], kind="stable")]
-    found: dict[tuple[int, int], float] = {}
-    for at in order.tolist():
-        if len(found) == top_k:
-            break
-        begin, end = divmod(at, length)
-        found.setdefault((places[begin][0], places[end][1]), float(scores_LL[begin, end]))
-    return found
 
 
 @functools.partial(jax.jit, static_argnums=0)

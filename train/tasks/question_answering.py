@@ -9,7 +9,7 @@ from jax import Array
 from tokenizers import Encoding
 
 from bert_jax import BertConfig, BertForQuestionAnswering, BertTokenizer
-from bert_jax.spans import Span, best_spans
+from bert_jax.spans import Answer, best_spans
 from train.answer_scores import answer_scores, best_threshold
 from train.data.padded import Example
 from train.data.request_tasks import request_questions
@@ -86,7 +86,7 @@ class QuestionAnswering(FinetuneTask):
         records = []
         for row, parts in zip(rows, windows, strict=True):
             spans, nothing = best_spans(row.context, parts)
-            best = spans[0] if spans else Span("", 0, 0, -np.inf)
+            best = spans[0] if spans else Answer("", 0, 0, -np.inf)
             refused = may_refuse and nothing > best.score
             records.append(
                 {
