@@ -126,6 +126,37 @@ def test_rates_over_many_rows():
     assert set(random.tolist()) == set(range(5, V))
 
 
+def test_whole_word_rates_over_many_rows():
+    batch, length, slots = 2048, 66, 10  # 131,072 positions of text
+    ids = np.random.default_rng(0).integers(5, V, (batch, length)).astype(np.int32)
+    ids[:, 0], ids[:, -1] = 2, 3
+    out = jax.device_get(masked(ids, jax.random.key(1), slots=slots, whole=True))
+    used = out.weights_BP == 1
+    # A word longer than what is left of the budget is passed over: nearly all of it is used.
+    assert 0.97 < used.mean() <= 1.0
+    new = np.take_along_axis(out.input_ids_BL, out.positions_BP, 1)[used]
+    labels = out.labels_BP[used]
+    error = 5 * (0.25 / used.sum()) ** 0.5  # five standard deviations of a share
+    assert abs((new == MASK).mean() - 0.8) < error
+    assert abs((new == labels).mean() - (0.1 + 0.1 / 55)) < error
+    # Of words in random order each that still fits is taken (Devlin et al.'s code): so short ones somewhat more often.
+    chosen = np.zeros((batch, length), bool)
+    np.put_along_axis(chosen, out.positions_BP, used, 1)
+    rng = np.random.default_rng(2)
+    drawn, expected = ({size: [] for size in range(1, 4)} for _ in range(2))
+    for row in range(batch):
+        words, left = words_of(ids[row]), slots
+        for index in rng.permutation(len(words)):
+            word, taken = words[index], len(words[index]) <= left
+            left -= len(word) * taken
+            assert chosen[row, word].all() or not chosen[row, word].any()
+            if len(word) in drawn:
+                drawn[len(word)].append(chosen[row, word[0]])
+                expected[len(word)].append(taken)
+    for size, ours in drawn.items():
+        assert abs(np.mean(ours) - np.mean(expected[size])) < 5 * (2 * 0.15 * 0.85 / len(ours)) ** 0.5
+
+
 def test_another_key_masks_other_tokens_and_the_same_key_the_same():
     ids = rows(4, 0)
     a, b, c = (masked(ids, jax.random.key(k)) for k in (0, 0, 1))
