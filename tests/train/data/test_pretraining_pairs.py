@@ -99,14 +99,14 @@ def test_half_are_random_and_a_tenth_short():
 
 def test_balance_over_many_instances():
     corpus = corpus_of([[5] * 1000] * 25)  # 125,000 tokens
-    pairs = pairs_of(corpus, 64, duplicates=1)
+    pairs = pairs_of(corpus, 64, duplicates=5)
     labels = np.array([int(pairs[index]["next_sentence_label"]) for index in range(len(pairs))])
-    # A half by a coin; what is left of a document behind its last whole pair has nothing that follows, 25 times.
-    error = 5 * (0.25 / len(pairs)) ** 0.5
-    assert abs(labels.mean() - 0.5) < error + 25 / len(pairs)
+    # A half by a coin; what is left of a document behind its last whole pair has nothing that follows, 25 times in each pass.
+    error = 5 * (0.125 / len(pairs)) ** 0.5
+    assert abs(labels.mean() - 0.5) < error + 125 / len(pairs)
     # What follows B never depends on the coin before: no runs.
     agree = np.mean(labels[1:] == labels[:-1])
-    assert abs(agree - 0.5) < error + 25 / len(pairs)
+    assert abs(agree - 0.5) < error + 125 / len(pairs)
     # Where B is random, it comes from all other documents alike.
     document = np.repeat(np.arange(25), 5000)
     strangers = np.bincount([document[halves(pairs[i])[1][0]] for i in np.flatnonzero(labels)], minlength=25)
