@@ -67,6 +67,7 @@ print(json.dumps({
 
 def measure(length: int, implementation: str, case: str, repeats: int) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": str(HERE), "JAX_PLATFORMS": "cpu"}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # a program that is read takes less memory than one compiled
     command = [sys.executable, "-c", WORKER, str(length), implementation, case, str(repeats)]
     done = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True)
     if done.returncode:
@@ -80,6 +81,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    load = os.getloadavg()[0]
     rows = []
     for case in CASES:
         for length in options.lengths:
@@ -97,6 +99,7 @@ def main() -> None:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
         "cores": os.cpu_count(),
+        "load_average_before": load,
         "model": "BERT of width 256 with 4 heads and 2 layers, one row, float32",
         "rows": rows,
     }

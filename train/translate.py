@@ -43,7 +43,6 @@ from transformer_jax.checks import shown
 from transformer_jax.seq2seq import MODEL_TYPE
 from transformer_jax.tokenizer import FILES as TOKENIZER_FILES
 from transformer_jax.tokenizer import JsonTokenizer, load_tokenizer, save_tokenizer, serialized
-from transformer_jax.translator import longest_output
 
 EVAL_BATCHES = 16
 # Batches have a multiple of so many rows on every mesh: up to 8 shards leave the batches what they are.
@@ -301,11 +300,10 @@ def learning_rate_of(model: TransformerConfig) -> str:
 def make_model(config: TranslateConfig, start: Start | None, vocab_size: int) -> Transformer:
     how: dict[str, Any] = {"scan_layers": config.scan_layers, "remat": config.remat}
     made = dataclasses.replace(start.model.config, **how) if start else PRESETS[config.preset](vocab_size, **how)
-    longest = longest_output(config.max_length)
-    if made.positions == "learned" and made.max_length < longest:
+    if made.positions == "learned" and made.max_length < config.max_length:
         raise InputError(
-            f"--max-length {config.max_length}: its translations may have {longest} tokens, but --model {config.model} "
-            f"has {made.max_length} learned positions; give a smaller one"
+            f"--max-length {config.max_length}: --model {config.model} has {made.max_length} learned positions; "
+            "give at most so many"
         )
     return Transformer(made, dtype=jnp.dtype(config.dtype))
 

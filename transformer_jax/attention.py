@@ -22,7 +22,7 @@ Implementation = Literal["auto", "xla", "blocked", "cudnn"]
 # time. Only lengths decide: by the size of the batch, whose rows may be split over a mesh or accumulated, the same
 # seed would draw other dropout.
 BLOCKED_FROM = 1024 * 1024
-BLOCK = 256  # queries at most
+BLOCK = 128  # queries at most
 
 
 # --- the seam ----------------------------------------------------------------------------------------------------

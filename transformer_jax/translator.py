@@ -14,6 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from transformer_jax.checks import (
+    LARGEST,
     Range,
     as_ids,
     check_fields,
@@ -121,7 +122,8 @@ class Translator:
 
     Attributes:
         max_length: tokens of a source, its end included; what is longer is cut, with a warning. Outputs have at most 50
-            more than their padded source (Vaswani et al. 2017, section 6.1).
+            more than their padded source (Vaswani et al. 2017, section 6.1). Neither has more than a learned table of
+            positions has rows.
         batch_size: sentences decoded together.
         length_penalty, preset: see `generate`.
 
@@ -180,20 +182,22 @@ class Translator:
         c = self.model.config
         eos, begin = c.eos_id, [] if c.encoder_start_id is None else [c.encoder_start_id]
         sources = [[*begin, *tokens, eos] if tokens else [] for tokens in self._encode(sentences)]
-        long = {i: len(source) for i, source in enumerate(sources) if len(source) > self.max_length}
+        reach = c.max_length if c.positions == "learned" else LARGEST
+        longest = min(self.max_length, reach)
+        long = {i: len(source) for i, source in enumerate(sources) if len(source) > longest}
         if long:
             lengths = listed([f"sentence {i} has {length}" for i, length in long.items()])
             warnings.warn(
-                f"{len(long)} of {len(sources)} sentences were cut to max_length {self.max_length} tokens, "
-                f"end included: {lengths}; split them, or give a larger max_length",
+                f"{len(long)} of {len(sources)} sentences were cut to max_length {longest} tokens, "
+                f"end included: {lengths}; split them{'' if longest == reach else ', or give a larger max_length'}",
                 stacklevel=2,
             )
-        sources = [[*source[: self.max_length - 1], eos] if i in long else source for i, source in enumerate(sources)]
+        sources = [[*source[: longest - 1], eos] if i in long else source for i, source in enumerate(sources)]
         order = sorted((i for i, source in enumerate(sources) if source), key=lambda i: len(sources[i]))
         outputs = [""] * len(sources)
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
-            width = _bucket(len(sources[rows[-1]]))
+            width = min(_bucket(len(sources[rows[-1]])), reach)
             ids_BS = np.full((self.batch_size, width), c.pad_id, np.int32)
             ids_BS[:, 0] = eos  # what fills up the last batch attends to something
             for row, i in enumerate(rows):
@@ -204,7 +208,7 @@ class Translator:
                 ids_BS,
                 num_beams=self.num_beams,
                 length_penalty=self.length_penalty,
-                max_length=width + LONGER,
+                max_length=min(width + LONGER, reach),
                 preset=self.preset,
             )
             for i, ids in zip(rows, np.asarray(ids_BT)[:, 1:].tolist(), strict=False):
@@ -229,11 +233,6 @@ class Translator:
             return self.tokenizer.decode(ids)
         except IndexError as error:
             raise ValueError(f"the model gave ids that the tokenizer does not have, up to {max(ids)}") from error
-
-
-def longest_output(max_length: int) -> int:
-    """Tokens that a translation can have, of sources of up to `max_length`."""
-    return _bucket(max_length) + LONGER
 
 
 def _bucket(length: int) -> int:

@@ -147,6 +147,13 @@ def bert(tmp_path_factory):
     return folder
 
 
+def test_translation_has_no_more_tokens_than_a_bert_has_positions(pairs, bert, tmp_path, capsys):
+    data = str(pairs[0] / "pairs.tsv")
+    assert go(tmp_path, "translate", "--data", data, "--held-out", "9", "--model", str(bert), "--max-length", "81") == 2
+    error = capsys.readouterr().err
+    assert "--max-length 81" in error and "80 learned positions" in error and error.count("\n") == 1
+
+
 def test_translation_starts_from_a_bert_and_its_vocabulary(pairs, bert, tmp_path, capsys):
     folder, command = pairs
     at = command.index("--vocab-size")

@@ -31,7 +31,8 @@ def calls(monkeypatch):
     def copy(model, params, input_ids, **options):
         calls.append((np.asarray(input_ids), options))
         out = np.zeros((len(input_ids), options["max_length"]), np.int32)
-        out[:, 1 : input_ids.shape[1] + 1] = input_ids
+        copied = input_ids[:, : options["max_length"] - 1]
+        out[:, 1 : copied.shape[1] + 1] = copied
         return out
 
     monkeypatch.setattr(translator, "generate", copy)
@@ -251,7 +252,7 @@ PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "ab", "##c", "cab", "d", "##d"]
 def starting(make_transformer):
     """A model whose sources begin with [CLS]; its table has more rows than there are pieces."""
     ids = {"eos_id": 3, "encoder_start_id": 2, "decoder_start_id": 2}
-    return make_transformer(**ids, embeddings="normalised", positions="learned", max_length=64)
+    return make_transformer(**ids, embeddings="normalised", positions="learned", max_length=60)
 
 
 @pytest.fixture
@@ -286,6 +287,17 @@ def test_sources_begin_as_the_model_says(starting, wordpiece, calls):
     with pytest.warns(UserWarning, match="sentence 0 has 7"):
         Translator(*starting, wordpiece, batch_size=1, max_length=5)(["abc abc d"])
     np.testing.assert_array_equal(calls[1][0], [[2, 4, 5, 4, 3, 0, 0, 0]])
+
+
+def test_neither_side_is_longer_than_a_learned_table(starting, wordpiece, calls, monkeypatch):
+    with pytest.warns(UserWarning, match="cut to max_length 60 tokens, end included: sentence 0 has 72; split them$"):
+        Translator(*starting, wordpiece, batch_size=1, max_length=100)(["cab " * 70])
+    Translator(*starting, wordpiece, batch_size=1, max_length=50)(["cab " * 40])
+    assert [(ids.shape, options["max_length"]) for ids, options in calls] == [((1, 60), 60), ((1, 48), 60)]
+    monkeypatch.undo()
+    model, params = starting
+    short = Translator(model, params, wordpiece, num_beams=1, batch_size=1)
+    assert isinstance(short(["cab " * 58])[0], str)  # all of the table
 
 
 def test_a_folder_says_by_its_files_which_tokenizer_it_has(starting, wordpiece, tmp_path):
