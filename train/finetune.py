@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from bert_jax import BertConfig, BertTokenizer
 from bert_jax.checkpoints import PretrainedModel
+from bert_jax.config import unnamed
 from bert_jax.weights import model_folder
 from train.data import requests
 from train.data.fingerprint import fingerprint, fingerprint_of, fingerprint_of_model
@@ -49,6 +50,7 @@ HELD_OUT_EVERY = 10
 # Without --model: words that are learned from the training texts, times they are gone through, and the learning rate.
 VOCABULARY, EPOCHS_FROM_SCRATCH, RATE_FROM_SCRATCH = 4096, 15.0, 1e-3
 EPOCHS = 3.0
+UNNAMED: dict[str, Any] = {"id2label": BertConfig.id2label, "slot_labels": (), "problem_type": None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +222,8 @@ def load_start(config: FinetuneConfig, task: FinetuneTask, corpus: Corpus) -> St
                 f"{was.vocab_size}; both must be of one model"
             )
         reach = max(config.max_length, was.max_position_embeddings)
-        labels = task.labels(corpus.rows, was)
+        # What the model was for before must not stay in its config.json: SQuAD after MNLI has no three labels.
+        labels = {**UNNAMED, **task.labels(corpus.rows, was)}
         made = dataclasses.replace(was, max_position_embeddings=reach, **labels)
         return Start(made, labels, tokenizer, fingerprint_of_model(folder))
 
@@ -248,7 +251,8 @@ def make_data(config: FinetuneConfig, task: FinetuneTask, corpus: Corpus, start:
         *left_out("held out: ", held_out.left_out),
         *left_out("test: ", test.left_out if test else {}),
     ]
-    notes += [("labels", shortened(names)) for name, names in start.labels.items() if isinstance(names, tuple)]
+    labels = start.config.id2label, start.config.slot_labels
+    notes += [("labels", shortened(names)) for names in labels if not unnamed(names)]
     return Data(training, held_out, test, padding, notes)
 
 

@@ -1,0 +1,349 @@
+"""Fine-tuning from end to end on all 8 devices: what it leaves behind, goes on with, chooses and starts from."""
+
+import importlib
+import json
+import math
+import os
+import shutil
+import signal
+import warnings
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+import tensorflow_datasets as tfds
+
+from bert_jax import BertConfig, BertForQuestionAnswering, BertForSequenceClassification, BertModel, BertTokenizer
+from tests.bert_jax.folders import random_params
+from tests.train.stored import store
+from train.__main__ import run
+from train.checkpoint import Checkpoints
+from train.evaluation import Evaluation
+from train.finetune import FinetuneConfig, load_corpus
+from train.loop import EvalConfig
+from train.tasks import TASKS, ColumnsConfig, Settings
+from train.tasks.classification import Classification
+
+LETTERS = "abcdefgh"
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, "?"]
+POSITIONS = 12
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    """A BERT of one small layer, without a head."""
+    folder = tmp_path_factory.mktemp("bert")
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
+    config = BertConfig(
+        vocab_size=len(VOCABULARY), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=POSITIONS,
+    )  # fmt: skip
+    model = BertModel(config)
+    model.save_pretrained(folder, random_params(model))
+    return folder
+
+
+def table(count, seed):
+    """Texts of letters, labelled by whether "a" is among them."""
+    rng = np.random.default_rng(seed)
+    texts = [" ".join(rng.choice([*LETTERS], rng.integers(2, 7))) for _ in range(count)]
+    return "text\tlabel\n" + "".join(f"{text}\t{'with' if 'a' in text else 'out'}\n" for text in texts)
+
+
+@pytest.fixture(scope="module")
+def command(bert, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "train.tsv").write_text(table(40, 0))
+    (folder / "dev.tsv").write_text(table(11, 1))
+    sizes = ["--batch-size", "8", "--max-length", str(POSITIONS), "--steps", "4", "--eval.every", "2"]
+    data = ["--data", str(folder / "train.tsv"), "--eval.data", str(folder / "dev.tsv")]
+    rate = ["--optimizer.learning-rate", "1e-2", "--log.every", "1", "--checkpoint.every", "2"]
+    return ["finetune", "--model", str(bert), *data, *sizes, *rate]
+
+
+@pytest.fixture(scope="module")
+def whole(command, tmp_path_factory):
+    """A run from its beginning to its end."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert go(folder, command) == 0
+    return folder
+
+
+def go(folder, command, *more):
+    return run([*command, *more, "--run", str(folder)])
+
+
+def weights(folder):
+    return safetensors.numpy.load_file(folder / "model.safetensors")
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def kept(folder):
+    """What must not depend on when a run was interrupted, and how often the command was given."""
+    paths = [*(folder / "export").iterdir(), *(folder / name for name in ("predictions.jsonl", "scores.json"))]
+    return {path.name: path.read_bytes() for path in (*paths, folder / "confusion.png")}
+
+
+def facts(folder):
+    return [
+        {name: value for name, value in row.items() if name != "tokens_per_second"}
+        for row in lines(folder / "metrics.jsonl")
+    ]
+
+
+# --- what is left behind -----------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_answers_scores_pictures_and_a_model(whole):
+    predictions = lines(whole / "predictions.jsonl")
+    rows = [line.split("\t") for line in table(11, 1).splitlines()[1:]]
+    assert [[row["text"], row["label"]] for row in predictions] == rows
+    assert all(np.isclose(sum(row["probabilities"].values()), 1, atol=1e-5) for row in predictions)
+
+    scores = json.loads((whole / "scores.json").read_text())
+    (row,) = scores["seeds"].values()
+    accuracy = np.mean([row["predicted"] == row["label"] for row in predictions])
+    assert row["eval/accuracy"] == scores["mean"]["eval/accuracy"] == pytest.approx(accuracy)
+    assert {"eval/loss", "eval/f1", "eval/f1_macro", "eval/matthews"} < {*row} and row["step"] in (2, 4)
+    assert "standard_deviation" not in scores
+    evaluations = {found.pop("step"): found for found in facts(whole) if "eval/loss" in found}
+    step = row.pop("step")
+    assert evaluations[step] == row and [*evaluations] == [2, 4]
+    assert (whole / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in whole.iterdir()} >= {"config.json", "curves.png", "checkpoints", "tensorboard"}
+
+
+def test_the_export_gives_the_answers_of_the_run(whole):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model, params = BertForSequenceClassification.from_pretrained(whole / "export")
+    assert model.config.id2label == ("out", "with")
+    assert model.config.problem_type == "single_label_classification"
+    tokenizer = BertTokenizer.from_pretrained(whole / "export")
+    predictions = lines(whole / "predictions.jsonl")
+    batch = tokenizer([row["text"] for row in predictions])
+    logits = model.apply({"params": params}, **batch).logits
+    expected = [[row["probabilities"][name] for name in model.config.id2label] for row in predictions]
+    np.testing.assert_allclose(jax.nn.softmax(logits), expected, atol=1e-5)
+
+
+def test_the_same_command_again_changes_nothing(command, whole, capsys):
+    before, rows = kept(whole), facts(whole)
+    assert go(whole, command) == 0
+    assert kept(whole) == before and facts(whole) == rows
+    said = capsys.readouterr().out
+    assert "scores of the best checkpoint by accuracy" in said and "export" in said
+
+
+def test_interrupted_and_continued_is_never_interrupted(command, whole, tmp_path, monkeypatch, capsys):
+    evaluate = Evaluation.__call__
+
+    def interrupted(self, params):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(self, params)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluation, "__call__", interrupted)
+        assert go(tmp_path / "run", command) == 143
+    assert "goes on from step 2" in capsys.readouterr().err and not (tmp_path / "run" / "export").exists()
+    assert go(tmp_path / "run", command) == 0
+    assert kept(tmp_path / "run") == kept(whole)
+    assert facts(tmp_path / "run") == facts(whole)
+
+
+def test_two_seeds_are_two_runs_and_their_mean(command, whole, tmp_path):
+    folder = tmp_path / "run"
+    assert go(folder, command, "--seeds", "2") == 0
+    scores = json.loads((folder / "scores.json").read_text())
+    first, second = (scores["seeds"][seed] for seed in "01")
+    assert first == json.loads((whole / "scores.json").read_text())["seeds"]["0"]
+    for name in scores["mean"]:
+        values = [first[name], second[name]]
+        assert scores["mean"][name] == pytest.approx(np.mean(values))
+        assert scores["standard_deviation"][name] == pytest.approx(np.std(values, ddof=1))
+    one, other = (lines(folder / f"seed-{seed}" / "predictions.jsonl") for seed in (0, 1))
+    assert one == lines(whole / "predictions.jsonl")
+    assert [row["text"] for row in one] == [row["text"] for row in other] and one != other
+    best = max((0, 1), key=lambda seed: scores["seeds"][str(seed)]["eval/accuracy"])
+    (path,) = (folder / f"seed-{best}").glob(f"checkpoints/{scores['seeds'][str(best)]['step']}")
+    assert path.is_dir() and (folder / f"seed-{best}" / "confusion.png").exists()
+    if best == 0:
+        assert all(np.array_equal(weights(folder / "export")[k], v) for k, v in weights(whole / "export").items())
+
+
+# --- what is chosen ----------------------------------------------------------------------------------------------
+
+
+def test_the_best_checkpoint_is_exported_and_not_the_last_one(command, tmp_path, monkeypatch, capsys):
+    """Scores that fall from the first evaluation on; `--eval.patience` ends the run after two that are no better."""
+    known = []
+
+    def scores(self, rows, answers, config):
+        key = json.dumps(answers)
+        if key not in known:
+            known.append(key)
+        return {"eval/accuracy": 0.9 - 0.1 * known.index(key), "eval/f1": 0.0}
+
+    monkeypatch.setattr(Classification, "scores", scores)
+    folder = tmp_path / "run"
+    assert go(folder, command, "--steps", "9", "--eval.every", "1", "--eval.patience", "2") == 0
+    assert "ends at step 3: eval/accuracy has not been better for 2 evaluations" in capsys.readouterr().out
+    assert json.loads((folder / "scores.json").read_text())["seeds"]["0"]["step"] == 1
+    with Checkpoints(folder / "checkpoints", keep_latest=1, best_metric="eval/accuracy", best_mode="max") as kept:
+        assert kept.steps() == [1, 3] and kept.best_step() == 1
+        best, last = (kept.restore_params(step)["classifier"]["kernel"] for step in (1, 3))
+    exported = weights(folder / "export")["classifier.weight"].T
+    np.testing.assert_array_equal(exported, best)
+    assert not np.array_equal(best, last)
+
+
+# --- what is started from ----------------------------------------------------------------------------------------
+
+STILL = ["--optimizer.learning-rate", "1e-12", "--steps", "1"]
+
+
+def test_going_on_from_an_export_keeps_its_head_and_the_order_of_its_labels(command, whole, tmp_path):
+    start = tmp_path / "start"
+    shutil.copytree(whole / "export", start)
+    fields = json.loads((start / "config.json").read_text())
+    fields |= {"id2label": {"0": "with", "1": "out"}, "label2id": {"with": 0, "out": 1}}
+    (start / "config.json").write_text(json.dumps(fields))
+    at = command.index("--model") + 1
+    assert go(tmp_path / "run", [*command[:at], str(start), *command[at + 1 :]], *STILL) == 0
+    exported = json.loads((tmp_path / "run" / "export" / "config.json").read_text())
+    assert exported["id2label"] == {"0": "with", "1": "out"}
+    before, after = weights(start), weights(tmp_path / "run" / "export")
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        np.testing.assert_allclose(after[name], tensor, atol=1e-6, rtol=0, err_msg=name)
+
+
+def test_another_task_from_an_export_in_windows_longer_than_its_positions(whole, tmp_path, capsys):
+    paragraphs = [
+        {
+            "context": f"{'b c d e f g h ' * 3}a {letter}",
+            "qas": [
+                {"id": letter, "question": "a ?", "answers": [{"text": letter, "answer_start": 44}]},
+                {"id": f"not {letter}", "question": "b ?", "is_impossible": True, "answers": []},
+            ],
+        }
+        for letter in LETTERS
+    ]
+    (tmp_path / "squad.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    files = ["--data", str(tmp_path / "squad.json"), "--eval.data", str(tmp_path / "squad.json")]
+    sizes = ["--batch-size", "8", "--max-length", "16", "--stride", "4"]
+    start = tmp_path / "start"
+    shutil.copytree(whole / "export", start)
+    # A model for three classes: what it was for does not stay.
+    fields = json.loads((start / "config.json").read_text()) | {"id2label": {str(i): f"c{i}" for i in range(3)}}
+    fields["label2id"] = {f"c{i}": i for i in range(3)}
+    (start / "config.json").write_text(json.dumps(fields))
+    command = ["finetune", "--task", "question-answering", "--model", str(start), *files, *sizes, *STILL]
+    assert go(tmp_path / "run", command) == 0
+    assert "qa_outputs" in capsys.readouterr().out  # the new head is named
+    predictions = lines(tmp_path / "run" / "predictions.jsonl")
+    assert [row["id"] for row in predictions] == [name for letter in LETTERS for name in (letter, f"not {letter}")]
+    assert not (tmp_path / "run" / "confusion.png").exists()
+    (scores,) = json.loads((tmp_path / "run" / "scores.json").read_text())["seeds"].values()
+    assert {"eval/exact_match", "eval/f1_answerable", "eval/f1_unanswerable", "eval/best_f1_threshold"} < {*scores}
+
+    export = tmp_path / "run" / "export"
+    fields = json.loads((export / "config.json").read_text())
+    assert fields["max_position_embeddings"] == 16 and "id2label" not in fields and "problem_type" not in fields
+    name = "bert.embeddings.position_embeddings.weight"
+    before, after = weights(start)[name], weights(export)[name]
+    assert before.shape[0] == POSITIONS and after.shape[0] == 16
+    np.testing.assert_allclose(after[:POSITIONS], before, atol=1e-6, rtol=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        BertForQuestionAnswering.from_pretrained(export)
+
+
+# --- what is held out --------------------------------------------------------------------------------------------
+
+
+class TinyClasses(tfds.core.GeneratorBasedBuilder):
+    """Texts with a class."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {"text": tfds.features.Text(), "label": tfds.features.ClassLabel(names=["x", "y"])}
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        raise NotImplementedError("the tests store the rows themselves")
+
+    _generate_examples = _split_generators
+
+
+def corpus(data, task="classification", **options):
+    config = FinetuneConfig(data=tuple(data), **options)
+    made = TASKS[task](Settings(config.data, ColumnsConfig(), "single-label", 16, 4))
+    return load_corpus(config, made)
+
+
+def texts(rows):
+    return sorted(row.text for row in rows)
+
+
+def test_tfds_data_is_evaluated_on_its_validation_split_unless_it_names_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    splits = {
+        name: [{"text": f"{name} {row}", "label": row % 2} for row in range(count)]
+        for name, count in (("train", 12), ("validation", 3), ("test", 2))
+    }
+    store(TinyClasses(data_dir=tmp_path, file_format="array_record"), splits)
+    found = corpus(["tfds:tiny_classes"], test_data=("tfds:tiny_classes",))
+    assert [len(found.rows), texts(found.held_out), len(found.test)] == [12, [f"validation {i}" for i in range(3)], 2]
+    assert texts(found.test) == ["test 0", "test 1"]
+    found = corpus(["tfds:tiny_classes:train"])
+    assert len(found.held_out) == 2 and {*texts(found.held_out), *texts(found.rows)} == {
+        f"train {i}" for i in range(12)
+    }
+    assert not {*texts(found.held_out)} & {*texts(found.rows)}
+    (tmp_path / "dev.tsv").write_text(table(5, 2))
+    found = corpus(["tfds:tiny_classes"], eval=EvalConfig(data=(str(tmp_path / "dev.tsv"),)))
+    assert len(found.rows) == 12 and len(found.held_out) == 5
+
+
+def test_two_validation_splits_are_read_unless_one_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    importlib.import_module("tensorflow_datasets.text.glue")  # which registers the builder
+    splits = {
+        name: [{"premise": name, "hypothesis": f"{row}", "label": 1, "idx": row} for row in range(count)]
+        for name, count in (("train", 3), ("validation_matched", 2), ("validation_mismatched", 4))
+    }
+    store(tfds.builder("glue/mnli", data_dir=tmp_path, file_format="array_record"), splits)
+    found = corpus(["tfds:glue/mnli"])
+    assert texts(found.held_out) == ["validation_matched"] * 2 + ["validation_mismatched"] * 4
+    for name, count in (("matched", 2), ("mismatched", 4)):
+        found = corpus(["tfds:glue/mnli"], eval=EvalConfig(data=(f"tfds:glue/mnli:validation_{name}",)))
+        assert texts(found.held_out) == [f"validation_{name}"] * count
+    path = tmp_path / "dev.tsv"
+    path.write_text("premise\thypothesis\tlabel\na\tb\tneutral\n")
+    assert len(corpus(["tfds:glue/mnli"], eval=EvalConfig(data=(str(path),))).held_out) == 1
+
+
+@pytest.mark.parametrize(("count", "held_out"), [(2, [0]), (9, [0]), (21, [0, 10, 20])])
+def test_every_tenth_row_is_held_out(count, held_out, tmp_path):
+    (tmp_path / "a.tsv").write_text("text\tlabel\n" + "".join(f"{row}\t{row % 2}\n" for row in range(count)))
+    found = corpus([str(tmp_path / "a.tsv")])
+    assert [row.text for row in found.held_out] == [str(row) for row in held_out]
+    assert [row.text for row in found.rows] == [str(row) for row in range(count) if row not in held_out]
+
+
+# --- learning ----------------------------------------------------------------------------------------------------
+
+
+def test_the_default_learns(tmp_path):
+    """14 intents of requests whose values were never seen: chance is 1 of 14."""
+    options = "--steps 60 --batch-size 32 --eval.every 60 --checkpoint.every 60 --max-length 24"
+    assert run(["finetune", *options.split(), "--run", str(tmp_path / "run")]) == 0
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())["mean"]
+    assert scores["eval/accuracy"] > 0.5 and scores["eval/loss"] < math.log(14) - 0.5
+    assert len(lines(tmp_path / "run" / "predictions.jsonl")) == 406
