@@ -101,8 +101,8 @@ def test_balance_over_many_instances():
     corpus = corpus_of([[5] * 1000] * 25)  # 125,000 tokens
     pairs = pairs_of(corpus, 64, duplicates=5)
     labels = np.array([int(pairs[index]["next_sentence_label"]) for index in range(len(pairs))])
-    # A half by a coin; what is left of a document behind its last whole pair has nothing that follows, 25 times in each pass.
-    error = 5 * (0.125 / len(pairs)) ** 0.5
+    # A half by a coin; what is left of a document, 25 times in each pass, has nothing that follows.
+    error = 5 * (0.25 / len(pairs)) ** 0.5
     assert abs(labels.mean() - 0.5) < error + 125 / len(pairs)
     # What follows B never depends on the coin before: no runs.
     agree = np.mean(labels[1:] == labels[:-1])
