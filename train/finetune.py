@@ -180,8 +180,9 @@ def load_corpus(config: FinetuneConfig, task: FinetuneTask) -> Corpus:
     if len(rows) < 2:
         raise InputError("--data: one row is too little to hold some out; give more, or --eval.data")
     step = min(HELD_OUT_EVERY, len(rows))
-    notes.append(("held out", f"every {step}th row: {len(rows[::step]):,} rows"))
-    return Corpus([row for index, row in enumerate(rows) if index % step], rows[::step], test, notes, digest)
+    held_out = [row._replace(place=f"{row.place} (held out)") for row in rows[::step]]
+    notes.append(("held out", f"every {step}th row: {len(held_out):,} rows"))
+    return Corpus([row for index, row in enumerate(rows) if index % step], held_out, test, notes, digest)
 
 
 def named(digest: dict[str, str], side: str) -> dict[str, str]:

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from tests.fuzzing import EXAMPLES, check_line, fuzz, snapshot
 from train.__main__ import parse, run
 from train.errors import InputError
+from train.finetune import FinetuneConfig
 from train.options import check_options, options
 from train.pretrain import PretrainConfig
 from train.translate import TranslateConfig
 
-JOBS = {"pretrain": PretrainConfig, "translate": TranslateConfig}
+JOBS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "translate": TranslateConfig}
 HINTS = {job: {option: hint for option, _, hint in options(make())} for job, make in JOBS.items()}
 
 NUMBERS = st.integers(-3, 70).map(str) | st.integers().map(str) | st.floats().map(repr) | st.floats(0, 1).map(repr)

@@ -14,6 +14,7 @@ import pytest
 
 from train import seals
 from train.errors import InputError
+from train.finetune import FinetuneConfig
 from train.loop import CheckpointConfig, EvalConfig, JobConfig, LogConfig
 from train.optimizer import OptimizerConfig
 from train.options import check_options, options, refuse_idle
@@ -219,7 +220,7 @@ def test_two_runs_in_one_process_are_two(tmp_path):
 
 # --- numbers -----------------------------------------------------------------------------------------------------
 
-JOBS = {"pretrain": PretrainConfig, "translate": TranslateConfig}
+JOBS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "translate": TranslateConfig}
 
 
 def replaced(config, option, value):

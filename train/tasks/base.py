@@ -210,5 +210,9 @@ def single_example(encoding: Any) -> Example:
 def known_label(label: str, names: Sequence[str], place: str, option: str) -> int:
     """The index of a label. Raises InputError where training has none of that name."""
     if label not in names:
-        raise InputError(f"{place}: {option} {shown(label)} is none that training has: {listed([*names], 12)}")
+        known = listed([*names], 12)
+        raise InputError(
+            f"{place}: {option} {shown(label)} is none that training has: {known}; train on a row that has it, "
+            "or leave this one out"
+        )
     return names.index(label)

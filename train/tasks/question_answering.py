@@ -56,7 +56,7 @@ class QuestionAnswering(FinetuneTask):
         for index, row in enumerate(rows):
             if not row.answers and not row.impossible:
                 raise InputError(f"{row.place}: there is no answer, and the question is not marked as impossible")
-            with blaming(row.place):
+            with blaming(f"{row.place} (--max-length, --stride)"):
                 windows = tokenizer.encode_windows(
                     row.question, row.context, self.settings.max_length, self.settings.stride
                 )

@@ -123,7 +123,7 @@ def test_questions_that_cannot_be_learned_from(tokenizer):
         "--data: a.json: data[0].paragraphs[0].qas[0]: there is no answer, and the question is not marked as impossible"
     )
     message = refusal(features, tokenizer, question("a b c", ("a", 0), text="j " * 12), max_length=16, stride=2)
-    assert message.startswith("--data: a.json: data[0].paragraphs[0].qas[0]: ")
+    assert message.startswith("--data: a.json: data[0].paragraphs[0].qas[0] (--max-length, --stride): ")
     assert "max_length 16 leaves 1 tokens for the context beside the question's 12" in message
 
 
