@@ -14,9 +14,8 @@ from jax.sharding import Mesh
 from bert_jax import BertConfig, BertTokenizer
 from bert_jax.checkpoints import PretrainedModel
 from bert_jax.config import unnamed
-from bert_jax.weights import model_folder
 from train.data import requests
-from train.data.fingerprint import fingerprint, fingerprint_of, fingerprint_of_model
+from train.data.fingerprint import fingerprint, fingerprint_of
 from train.data.padded import PaddedBatches
 from train.data.tfds import is_tfds, split_of
 from train.errors import InputError, RunError, blaming
@@ -37,20 +36,20 @@ from train.loop import (
 from train.optimizer import OptimizerConfig
 from train.options import Range, check_options, refuse_idle
 from train.run import Run, exporting
-from train.sharding import make_mesh, row_shards
+from train.sharding import check_rows, make_mesh, row_shards
+from train.start import UNNAMED, load_bert
 from train.state import shardings_of
 from train.tasks import TASKS, ColumnsConfig, Features, FinetuneTask, Settings, TaskObjective
 from train.tasks.base import NO_LABEL
 from train.terminal import left_out, say, say_table
 from transformer_jax import stack_layers
-from transformer_jax.checkpoints import read_config, write_file
+from transformer_jax.checkpoints import write_file
 from transformer_jax.checks import shown
 
 HELD_OUT_EVERY = 10
 # Without --model: words that are learned from the training texts, times they are gone through, and the learning rate.
 VOCABULARY, EPOCHS_FROM_SCRATCH, RATE_FROM_SCRATCH = 4096, 15.0, 1e-3
 EPOCHS = 3.0
-UNNAMED: dict[str, Any] = {"id2label": BertConfig.id2label, "slot_labels": (), "problem_type": None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,11 +102,7 @@ def main(config: FinetuneConfig) -> None:
     )
     check_together(config)
     mesh = make_mesh(config.mesh)
-    if config.batch_size % (parts := row_shards(mesh) * config.accumulate):
-        raise InputError(
-            f"--batch-size {config.batch_size} must be a multiple of {parts}: "
-            f"the mesh splits it {row_shards(mesh)} ways and --accumulate {config.accumulate} times"
-        )
+    check_rows(config.batch_size, config.accumulate, mesh)
     corpus = load_corpus(config, task)
     start = load_start(config, task, corpus)
     data = make_data(config, task, corpus, start)
@@ -116,7 +111,7 @@ def main(config: FinetuneConfig) -> None:
         params, said = load_params(config, start, config.seed)  # before anything is written: its files may be broken
         words = fingerprint_of("the run's vocabulary", [[start.tokenizer.backend.to_str()]])
         run.begin({**corpus.fingerprint, **words, **start.fingerprint})
-        notes = [*corpus.notes, *data.notes, *said]
+        notes = [*corpus.notes, *data.notes, *start.notes, *said]
         say_table(f"finetune: {config.task}, BERT {config.model or config.preset}", notes)
         objective = TaskObjective(make_model(config, start), task)
         shape = (data.padding, config.batch_size, mesh)
@@ -196,12 +191,13 @@ def named(digest: dict[str, str], side: str) -> dict[str, str]:
 
 
 class Start(NamedTuple):
-    """Where training starts: the model's configuration with the task's labels, its vocabulary, and their files."""
+    """Where training starts: the configuration with the task's labels, the vocabulary, the fingerprint of files."""
 
     config: BertConfig
     labels: dict[str, Any]
     tokenizer: BertTokenizer
     fingerprint: dict[str, str]
+    notes: list[tuple[str, str]]
 
 
 def load_start(config: FinetuneConfig, task: FinetuneTask, corpus: Corpus) -> Start:
@@ -212,21 +208,11 @@ def load_start(config: FinetuneConfig, task: FinetuneTask, corpus: Corpus) -> St
         labels = task.labels(corpus.rows, None)
         reach = max(config.max_length, BertConfig.max_position_embeddings)
         fields = {"vocab_size": tokenizer.vocab_size, "max_position_embeddings": reach, **labels}
-        return Start(BertConfig.preset(config.preset, **fields), labels, tokenizer, {})
-    with blaming(f"--model {config.model}"):
-        folder = model_folder(config.model)
-        was = BertConfig.from_json(read_config(folder))
-        tokenizer = BertTokenizer.from_pretrained(config.model)
-        if tokenizer.vocab_size > was.vocab_size:
-            raise InputError(
-                f"--model {config.model}: its tokenizer has {tokenizer.vocab_size} words, its config.json vocab_size "
-                f"{was.vocab_size}; both must be of one model"
-            )
-        reach = max(config.max_length, was.max_position_embeddings)
-        # What the model was for before must not stay in its config.json: SQuAD after MNLI has no three labels.
-        labels = {**UNNAMED, **task.labels(corpus.rows, was)}
-        made = dataclasses.replace(was, max_position_embeddings=reach, **labels)
-        return Start(made, labels, tokenizer, fingerprint_of_model(folder))
+        return Start(BertConfig.preset(config.preset, **fields), labels, tokenizer, {}, [])
+    was, tokenizer, files, notes = load_bert(config.model)
+    labels = {**UNNAMED, **task.labels(corpus.rows, was)}
+    reach = max(config.max_length, was.max_position_embeddings)
+    return Start(dataclasses.replace(was, max_position_embeddings=reach, **labels), labels, tokenizer, files, notes)
 
 
 class Data(NamedTuple):

@@ -12,11 +12,10 @@ import numpy as np
 
 from bert_jax import BertConfig, BertForMaskedLM, BertForPreTraining, BertTokenizer, FillMask
 from bert_jax.vocabulary import write_vocabulary
-from bert_jax.weights import model_folder
 from train.data import python_docs
 from train.data.batches import ExampleBatches, Examples
 from train.data.documents import Document, hold_out, read_documents
-from train.data.fingerprint import fingerprint, fingerprint_of, fingerprint_of_model
+from train.data.fingerprint import fingerprint, fingerprint_of
 from train.data.pretraining import SentencePairs, SentenceRows, TokenCorpus, can_pair, tokenize_corpus
 from train.errors import InputError, blaming
 from train.loop import (
@@ -34,11 +33,11 @@ from train.objectives import PretrainObjective
 from train.optimizer import OptimizerConfig
 from train.options import Count, Range, check_options, refuse_idle
 from train.run import Run, exporting
-from train.sharding import gather, make_mesh, put_batch, row_shards
+from train.sharding import check_rows, gather, make_mesh, put_batch
+from train.start import UNNAMED, BertStart, load_bert
 from train.state import evaluate, make_eval_step
 from train.terminal import left_out, say, say_table
 from transformer_jax import stack_layers
-from transformer_jax.checkpoints import read_config
 
 EVAL_BATCHES = 16
 Model = BertForPreTraining | BertForMaskedLM
@@ -91,23 +90,18 @@ def main(config: PretrainConfig) -> None:
         refuse_idle(config, ("field",), "without --data")
         refuse_idle(config.eval, ("data",), "without --data", "--eval.")
     mesh = make_mesh(config.mesh)
-    parts = row_shards(mesh) * config.accumulate
-    if config.batch_size % parts:
-        raise InputError(
-            f"--batch-size {config.batch_size} must be a multiple of {parts}: "
-            f"the mesh splits it {row_shards(mesh)} ways and --accumulate {config.accumulate} times"
-        )
-    start = load_config(config)
+    check_rows(config.batch_size, config.accumulate, mesh)
+    start = load_bert(config.model) if config.model else None
     widths = {name: BertConfig.preset(name).hidden_size for name in PretrainConfig.learning_rates}
-    config = with_learning_rate(config, nearest_preset(start.hidden_size, widths) if start else config.preset)
+    config = with_learning_rate(config, nearest_preset(start.config.hidden_size, widths) if start else config.preset)
     with Run("pretrain", config) as run:
         corpus = load_corpus(config)
-        tokenizer = load_tokenizer(config, corpus.documents, run.going_on)
+        tokenizer = load_tokenizer(config, start, corpus.documents, run.going_on)
         data = make_data(config, corpus, tokenizer)
         model, params, notes = make_model(config, start, tokenizer, data.next_sentence)
         batches = make_batches(config, data.examples, config.seed, config.steps)
         words = fingerprint_of("the run's vocabulary", [[tokenizer.backend.to_str()]])
-        run.begin({**corpus.fingerprint, **words, **start_files(config)})
+        run.begin({**corpus.fingerprint, **words, **(start.fingerprint if start else {})})
         if jax.process_index() == 0:
             tokenizer.save_pretrained(config.run / "tokenizer")
         say_table(f"pretrain: BERT {config.model or config.preset}", [*corpus.notes, *data.notes, *notes])
@@ -162,18 +156,21 @@ def counted(documents: Sequence[Document]) -> str:
     return f"{len(documents):,} documents of {sum(map(len, documents)):,} sentences"
 
 
-def load_tokenizer(config: PretrainConfig, documents: Sequence[Document], going_on: bool) -> BertTokenizer:
+def load_tokenizer(
+    config: PretrainConfig, start: BertStart | None, documents: Sequence[Document], going_on: bool
+) -> BertTokenizer:
     """The run's own vocabulary if it goes on, the one that was named, or one trained on the training documents."""
     own = config.run / "tokenizer"
     if going_on and (own / "vocab.txt").exists():
         with blaming(f"--run {config.run}"):
             return BertTokenizer.from_pretrained(own)
-    for option, name in (("--model", config.model), ("--tokenizer", config.tokenizer)):
-        if name:
-            with blaming(f"{option} {name}"):
-                tokenizer = BertTokenizer.from_pretrained(name)
-                write_vocabulary(tokenizer.backend.get_vocab())  # now, not when the run has begun
-                return tokenizer
+    if start:
+        return start.tokenizer
+    if config.tokenizer:
+        with blaming(f"--tokenizer {config.tokenizer}"):
+            tokenizer = BertTokenizer.from_pretrained(config.tokenizer)
+            write_vocabulary(tokenizer.backend.get_vocab())  # now, not when the run has begun
+            return tokenizer
     with blaming("--data"):  # the size is in its range
         return BertTokenizer.train((s for document in documents for s in document), config.vocab_size)
 
@@ -277,21 +274,8 @@ def unigram_entropy(corpus: TokenCorpus) -> float:
 # --- model -------------------------------------------------------------------------------------------------------
 
 
-def load_config(config: PretrainConfig) -> BertConfig | None:
-    """The configuration of --model, None without one."""
-    if not config.model:
-        return None
-    with blaming(f"--model {config.model}"):
-        return BertConfig.from_json(read_config(model_folder(config.model)))
-
-
-def start_files(config: PretrainConfig) -> dict[str, str]:
-    """The fingerprint of --model, which must stay what it is until the run has a checkpoint."""
-    return fingerprint_of_model(model_folder(config.model)) if config.model else {}
-
-
 def make_model(
-    config: PretrainConfig, start: BertConfig | None, tokenizer: BertTokenizer, next_sentence: bool
+    config: PretrainConfig, start: BertStart | None, tokenizer: BertTokenizer, next_sentence: bool
 ) -> tuple[Model, Any, list[tuple[str, str]]]:
     """The model, what its parameters start from (None: at random), and what to say about it."""
     make: Any = BertForPreTraining if next_sentence else BertForMaskedLM
@@ -300,17 +284,12 @@ def make_model(
     if start is None:
         bert_config = BertConfig.preset(config.preset, vocab_size=tokenizer.vocab_size, **how)
     else:
-        bert_config = dataclasses.replace(start, **how)
+        bert_config = dataclasses.replace(start.config, **UNNAMED, **how)
         with blaming(f"--model {config.model}"), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             params = make.from_pretrained(config.model)[1]
-        notes = [("model", str(warning.message)) for warning in caught]
+        notes = [*start.notes, *(("model", str(warning.message)) for warning in caught)]
         params = stack_layers(params) if config.scan_layers else params
-    if tokenizer.vocab_size > bert_config.vocab_size:
-        raise InputError(
-            f"--model {config.model}: its tokenizer has {tokenizer.vocab_size} words, its config.json vocab_size "
-            f"{bert_config.vocab_size}; both must be of one model"
-        )
     if config.max_length > bert_config.max_position_embeddings:
         raise InputError(f"--max-length {config.max_length}: BERT has {bert_config.max_position_embeddings} positions")
     return make(bert_config, dtype=jnp.dtype(config.dtype)), params, notes

@@ -68,6 +68,16 @@ def row_shards(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
+def check_rows(batch_size: int, accumulate: int, mesh: Mesh) -> None:
+    """Raises InputError unless every device has as many rows of each part of a batch."""
+    parts = row_shards(mesh) * accumulate
+    if batch_size % parts:
+        raise InputError(
+            f"--batch-size {batch_size} must be a multiple of {parts}: "
+            f"the mesh splits it {row_shards(mesh)} ways and --accumulate {accumulate} times"
+        )
+
+
 def batch_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
     """Rows, the first axis, over data and fsdp; positions, the last one, over sequence where it divides them."""
     last = "sequence" if shape[-1] % mesh.shape["sequence"] == 0 else None
