@@ -15,32 +15,38 @@ def drawn(counts, names):
     return imread(io.BytesIO(draw_confusion(np.array(counts), names, "a run")), format="png")
 
 
-def test_a_row_is_what_was_right():
-    picture = drawn([[0, 4], [0, 4]], ["x", "y"])
-    mirrored = drawn([[4, 0], [4, 0]], ["x", "y"])
-    assert picture.shape == mirrored.shape and not np.array_equal(picture, mirrored)
-    assert not np.array_equal(picture, drawn([[0, 0], [4, 4]], ["x", "y"]))
+@pytest.fixture
+def calls(monkeypatch):
+    """What is handed to methods of the axes: name -> arguments of the last call."""
+    found = {}
+    for name in ("imshow", "set_yticks", "set_xticks", "text"):
+        method = getattr(matplotlib.axes.Axes, name)
+
+        def spy(axes, *arguments, name=name, method=method, **options):
+            found.setdefault(name, []).append(arguments)
+            return method(axes, *arguments, **options)
+
+        monkeypatch.setattr(matplotlib.axes.Axes, name, spy)
+    return found
 
 
-@pytest.mark.parametrize("name", ["$x$", "$", "天気", "😀", "_hidden", "w" * 300, "a\\b", "%s"])
+def test_a_row_is_what_was_right(calls):
+    drawn([[1, 3], [0, 0]], ["x", "y"])
+    (((shares,),), (texts)) = calls["imshow"], calls["text"]
+    assert shares.tolist() == [[0.25, 0.75], [0.0, 0.0]]  # of a class without rows there is none
+    assert [(*place, text) for *place, text in texts] == [(0, 0, "1"), (1, 0, "3")]  # x, the answer, comes first
+    assert calls["set_xticks"][0][1] == calls["set_yticks"][0][1] == ["x", "y"]
+
+
+@pytest.mark.parametrize("name", ["$x$", "$\\frac$", "天気", "😀", "_hidden", "w" * 300, "a\\b", "%s"])
 def test_any_name_is_drawn_as_it_is(name):
     """A font that lacks a character warns, and warnings are errors here."""
     assert drawn([[1, 0], [2, 3]], [name, "y"]).size
 
 
-def test_of_many_classes_the_largest_are_drawn_in_their_order(monkeypatch):
-    shown = {}
-    ticks = matplotlib.axes.Axes.set_yticks
-    monkeypatch.setattr(
-        matplotlib.axes.Axes,
-        "set_yticks",
-        lambda axes, places, labels, **options: shown.update(labels=labels) or ticks(axes, places, labels, **options),
-    )
+def test_of_many_classes_the_largest_are_drawn_in_their_order(calls):
     sizes = np.arange(MOST_NAMES + 3)
     sizes[0] = 999
     drawn(np.diag(sizes), [f"c{i}" for i in range(len(sizes))])
-    assert shown["labels"] == ["c0", *(f"c{i}" for i in range(4, len(sizes)))]
-
-
-def test_a_class_without_rows():
-    assert drawn([[0, 0], [0, 0]], ["x", "y"]).size
+    assert calls["set_yticks"][0][1] == ["c0", *(f"c{i}" for i in range(4, len(sizes)))]
+    assert len(calls["text"]) == MOST_NAMES and calls["text"][0][2] == "999"

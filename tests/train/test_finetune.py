@@ -9,6 +9,7 @@ import shutil
 import signal
 import warnings
 
+import flax
 import jax
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ import tensorflow_datasets as tfds
 from bert_jax import BertForQuestionAnswering, BertForSequenceClassification, BertTokenizer
 from tests.train.letters import LETTERS, POSITIONS, save_bert
 from tests.train.stored import store
-from train import report
+from train import finetune, report
 from train.__main__ import run
 from train.checkpoint import Checkpoints
 from train.evaluation import Evaluation
@@ -160,7 +161,13 @@ def test_two_seeds_are_two_runs_and_their_mean(command, whole, tmp_path, monkeyp
     folder = tmp_path / "run"
     interrupted_at(4, [*command, "--seeds", "2"], folder, monkeypatch)  # in the second one
     assert not (folder / "scores.json").exists()
+    handed, train = [], finetune.train
+    monkeypatch.setattr(finetune, "train", lambda task, *others: handed.append(task) or train(task, *others))
     assert go(folder, command, "--seeds", "2") == 0
+    starts = [flax.traverse_util.flatten_dict(task.params, sep="/") for task in handed]
+    differing = [path for path in starts[0] if not np.array_equal(starts[0][path], starts[1][path])]
+    assert differing == ["classifier/kernel"]  # the head, which --model lacks
+    assert not np.array_equal(handed[0].batches.members(0), handed[1].batches.members(0))
     scores = json.loads((folder / "scores.json").read_text())
     first, second = (scores["seeds"][seed] for seed in "01")
     assert first == json.loads((whole / "scores.json").read_text())["seeds"]["0"]

@@ -108,7 +108,8 @@ def test_windows_learn_the_answer_or_that_there_is_none(tokenizer):
     assert ends == [(0, 0), (4, 5), (0, 0), (0, 0)]
     assert [source.question for source in found.sources] == [0, 0, 0, 1]
     assert list(found.left_out.values()) == [2]
-    assert list(features(tokenizer, row, training=False).left_out.values()) == [0]
+    held_out = features(tokenizer, row, training=False, max_length=9, stride=1)  # other windows answer for these
+    assert list(held_out.left_out.values()) == [0]
 
 
 def test_an_answer_that_no_window_holds(tokenizer):
