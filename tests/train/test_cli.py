@@ -83,7 +83,7 @@ WRONG = [
     *[(f"translate --vocab-size {value}", ["--vocab-size", value]) for value in ("0", "99999999999")],
     *[
         (f"{job} --seed {value}", ["--seed", value])
-        for job in ("pretrain", "translate")
+        for job in ("pretrain", "finetune", "translate")
         for value in ("-1", str(2**64))
     ],
     ("translate --held-out 0", ["--held-out", "0"]),
@@ -103,6 +103,11 @@ WRONG = [
     ("pretrain --optimizer.learning-rate inf", ["--optimizer.learning-rate", "inf"]),
     ("pretrain --data {f}/text.txt --eval.data {f}/empty.txt", ["--eval.data", "empty.txt"]),
     ("translate --data {f}/pairs.tsv --vocab-size 36 --batch-size 1024 --eval.data {f}/few.tsv", ["--eval.data"]),
+    *[(f"finetune --epochs {value}", ["--epochs", value]) for value in ("0", "-1", "nan", "x")],
+    *[(f"finetune --seeds {value}", ["--seeds", value]) for value in ("0", "1001")],
+    ("finetune --task dance", ["--task", "dance", "joint"]),
+    ("finetune --data tfds:glue/sst2", ["--data", "glue/sst2", "download_and_prepare"]),
+    ("finetune --batch-size 12", ["--batch-size 12", "8"]),
     ("dance", ["dance", "pretrain"]),
 ]
 
@@ -121,11 +126,13 @@ def test_one_line_exit_code_2_and_nothing_written(command, said, folder, capsys,
     assert snapshot(folder) == before
 
 
-@pytest.mark.parametrize("job", ["pretrain", "translate"])
+@pytest.mark.parametrize("job", ["pretrain", "finetune --data {f}/classes.tsv", "translate"])
 def test_a_run_folder_that_is_not_this_run(job, folder, capsys):
-    def refused(target, said, *options):
+    (folder / "classes.tsv").write_text("text\tlabel\n" + "one\tx\ntwo\ty\n" * 9)
+
+    def refused(target, said):
         before = snapshot(folder)
-        assert run([job, "--run", str(target), *options]) == 2
+        assert run([*job.format(f=folder).split(" "), "--run", str(target)]) == 2
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1, error
         assert snapshot(folder) == before

@@ -1,6 +1,7 @@
 """Fine-tuning from end to end on all 8 devices: what it leaves behind, goes on with, chooses and starts from."""
 
 import importlib
+import itertools
 import json
 import math
 import os
@@ -17,6 +18,7 @@ import tensorflow_datasets as tfds
 from bert_jax import BertForQuestionAnswering, BertForSequenceClassification, BertTokenizer
 from tests.train.letters import LETTERS, POSITIONS, save_bert
 from tests.train.stored import store
+from train import report
 from train.__main__ import run
 from train.checkpoint import Checkpoints
 from train.evaluation import Evaluation
@@ -29,6 +31,12 @@ from train.tasks.classification import Classification
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
     return save_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch):
+    """Their pictures take longer than these models; `whole` draws them."""
+    monkeypatch.setattr(report, "draw_curves", lambda *arguments, **options: b"")
 
 
 def table(count, seed):
@@ -126,24 +134,32 @@ def test_the_same_command_again_changes_nothing(command, whole, capsys):
     assert "scores of the best checkpoint by accuracy" in said and "export" in said
 
 
-def test_interrupted_and_continued_is_never_interrupted(command, whole, tmp_path, monkeypatch, capsys):
-    evaluate = Evaluation.__call__
+def interrupted_at(number, command, folder, monkeypatch):
+    """The run gets SIGTERM in so many evaluations from its beginning."""
+    evaluate, counts = Evaluation.__call__, itertools.count(1)
 
     def interrupted(self, params):
-        os.kill(os.getpid(), signal.SIGTERM)
+        if next(counts) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
         return evaluate(self, params)
 
     with monkeypatch.context() as patch:
         patch.setattr(Evaluation, "__call__", interrupted)
-        assert go(tmp_path / "run", command) == 143
+        assert run([*command, "--run", str(folder)]) == 143
+
+
+def test_interrupted_and_continued_is_never_interrupted(command, whole, tmp_path, monkeypatch, capsys):
+    interrupted_at(1, command, tmp_path / "run", monkeypatch)
     assert "goes on from step 2" in capsys.readouterr().err and not (tmp_path / "run" / "export").exists()
     assert go(tmp_path / "run", command) == 0
     assert kept(tmp_path / "run") == kept(whole)
     assert facts(tmp_path / "run") == facts(whole)
 
 
-def test_two_seeds_are_two_runs_and_their_mean(command, whole, tmp_path):
+def test_two_seeds_are_two_runs_and_their_mean(command, whole, tmp_path, monkeypatch):
     folder = tmp_path / "run"
+    interrupted_at(4, [*command, "--seeds", "2"], folder, monkeypatch)  # in the second one
+    assert not (folder / "scores.json").exists()
     assert go(folder, command, "--seeds", "2") == 0
     scores = json.loads((folder / "scores.json").read_text())
     first, second = (scores["seeds"][seed] for seed in "01")
@@ -329,8 +345,8 @@ def test_every_tenth_row_is_held_out(count, held_out, tmp_path):
 
 def test_the_default_learns(tmp_path):
     """14 intents of requests whose values were never seen: chance is 1 of 14."""
-    options = "--steps 40 --eval.every 40 --checkpoint.every 40 --max-length 8 --optimizer.learning-rate 2e-3"
-    assert run(["finetune", *options.split(), "--run", str(tmp_path / "run")]) == 0
+    options = "--steps 36 --eval.every 36 --checkpoint.every 36 --max-length 8 --optimizer.learning-rate 2e-3"
+    assert run(["finetune", *options.split(), "--mesh.fsdp", "8", "--run", str(tmp_path / "run")]) == 0
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())["mean"]
     assert scores["eval/accuracy"] > 0.3 and scores["eval/loss"] < math.log(14) - 0.5
     assert len(lines(tmp_path / "run" / "predictions.jsonl")) == 406
