@@ -11,7 +11,7 @@ import safetensors.numpy
 
 from bert_jax import BertConfig, BertForMaskedLM, BertTokenizer, warm_start
 from train.__main__ import run
-from train.translate import TranslateConfig, load_start, nearest_preset
+from train.translate import TranslateConfig, learning_rate_of, load_start
 from transformer_jax import Translator
 from transformer_jax.tokenizer import serialized
 
@@ -175,4 +175,4 @@ def test_translation_starts_from_a_bert_and_its_vocabulary(pairs, bert, tmp_path
     # Its export is gone on from with the same vocabulary, as slowly as a BERT.
     start = load_start(TranslateConfig(model=str(tmp_path / "run" / "export")))
     assert serialized(start.processor) == (tmp_path / "run/export/tokenizer.json").read_bytes()
-    assert nearest_preset(start.model.config) == "bert"
+    assert learning_rate_of(start.model.config) == "bert"
