@@ -222,14 +222,24 @@ def test_going_on_from_an_export_keeps_its_head_and_the_order_of_its_labels(comm
     fields = json.loads((start / "config.json").read_text())
     fields |= {"id2label": {"0": "with", "1": "out"}, "label2id": {"with": 0, "out": 1}}
     (start / "config.json").write_text(json.dumps(fields))
-    at = command.index("--model") + 1
-    assert go(tmp_path / "run", [*command[:at], str(start), *command[at + 1 :]], *STILL) == 0
+    at, folder = command.index("--model") + 1, tmp_path / "run"
+    tested = ["--test-data", command[command.index("--eval.data") + 1]]
+    assert go(folder, [*command[:at], str(start), *command[at + 1 :]], *tested, *STILL) == 0
     exported = json.loads((tmp_path / "run" / "export" / "config.json").read_text())
     assert exported["id2label"] == {"0": "with", "1": "out"}
     before, after = weights(start), weights(tmp_path / "run" / "export")
     assert before.keys() == after.keys()
     for name, tensor in before.items():
         np.testing.assert_allclose(after[name], tensor, atol=1e-6, rtol=0, err_msg=name)
+
+    # The test data is what is held out: it gets the same answers and scores, under names of its own.
+    for name in ("predictions.jsonl", "confusion.png"):
+        assert (folder / f"test-{name}").exists()
+    assert (folder / "test-predictions.jsonl").read_bytes() == (folder / "predictions.jsonl").read_bytes()
+    scores = json.loads((folder / "scores.json").read_text())["mean"]
+    assert {n: x for n, x in scores.items() if n[:5] == "eval/"} == {
+        n.replace("test/", "eval/"): x for n, x in scores.items() if n[:5] == "test/"
+    }
 
 
 def test_another_task_from_an_export_in_windows_longer_than_its_positions(whole, tmp_path, capsys):
