@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tensorflow_datasets as tfds
+from jax.experimental.compilation_cache import compilation_cache
 
 from bert_jax import BertForQuestionAnswering, BertForSequenceClassification, BertTokenizer
 from tests.train.letters import LETTERS, POSITIONS, save_bert
@@ -27,6 +28,23 @@ from train.finetune import FinetuneConfig, load_corpus
 from train.loop import EvalConfig
 from train.tasks import TASKS, ColumnsConfig, Settings
 from train.tasks.classification import Classification
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Runs of the same shapes share what is compiled."""
+    options = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
