@@ -230,6 +230,11 @@ def make_data(config: FinetuneConfig, task: FinetuneTask, corpus: Corpus, start:
     training = task.features(corpus.rows, start.tokenizer, start.config, training=True)
     held_out = task.features(corpus.held_out, start.tokenizer, start.config, training=False)
     test = task.features(corpus.test, start.tokenizer, start.config, training=False) if corpus.test else None
+    kinds = 1 + max(int(example["token_type_ids"].max()) for example in training.examples)
+    if kinds > start.config.type_vocab_size:
+        raise InputError(
+            f"--model {config.model}: its type_vocab_size 1 is for one text; two stand beside each other here"
+        )
     padding = {"input_ids": start.tokenizer.pad_id, "token_type_ids": 0, "attention_mask": 0, "tags": NO_LABEL}
     lengths = [example["input_ids"].shape[-1] for example in training.examples]
     notes = [

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.bert_jax.folders import edit
 from tests.fuzzing import check_line, snapshot
 from tests.train.letters import save_bert
 from train.__main__ import run
@@ -112,6 +113,7 @@ WRONG = [
     ("--data {f}/classes.tsv --model {f}/without", ["--model {f}/without", "model.safetensors"]),
     ("--data {f}/classes.tsv --model {f}/broken", ["--model {f}/broken", "model.safetensors"]),
     ("--data {f}/classes.tsv --model {f}/other", ["--model {f}/other", "vocab_size", "10"]),
+    ("--task multiple-choice --data {f}/choices.tsv --model {f}/single", ["--model {f}/single", "type_vocab_size 1"]),
     ("--data {f}/classes.tsv --model {f}/nowhere", ["--model {f}/nowhere"]),
     ("--data {f}/classes.tsv --model {f}/bert --preset base", ["--preset 'base'", "--model"]),
 ]  # fmt: skip
@@ -122,14 +124,14 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wrong")
     for name, content in FILES.items():
         (folder / name).write_text(content)
-    for name in ("bert", "without", "broken", "other"):
+    for name in ("bert", "without", "broken", "other", "single"):
         (folder / name).mkdir()
         save_bert(folder / name)
+    edit(folder / "single", type_vocab_size=1)
+    edit(folder / "other", vocab_size=10)
     (folder / "without" / "model.safetensors").unlink()
     content = (folder / "broken" / "model.safetensors").read_bytes()
     (folder / "broken" / "model.safetensors").write_bytes(content[:-9])
-    fields = json.loads((folder / "other" / "config.json").read_text()) | {"vocab_size": 10}
-    (folder / "other" / "config.json").write_text(json.dumps(fields))
     return folder
 
 
