@@ -1,6 +1,7 @@
 """Eight fake CPU devices, strict promotion, and quick compilation."""
 
 import os
+import signal
 
 # Before jax starts its backend: the sharding tests need several devices on a machine that has one.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -11,3 +12,7 @@ import jax
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compiling is nearly all of what these tests take; without optimisation it takes a third.
 jax.config.update("jax_disable_most_optimizations", True)
+
+# What a shell runs in the background ignores Ctrl-C, and so would every program that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -304,7 +304,7 @@ def test_another_task_from_an_export_in_windows_longer_than_its_positions(whole,
 # --- what is held out --------------------------------------------------------------------------------------------
 
 
-class TinyClasses(tfds.core.GeneratorBasedBuilder):
+class SplitClasses(tfds.core.GeneratorBasedBuilder):
     """Texts with a class."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -335,17 +335,17 @@ def test_tfds_data_is_evaluated_on_its_validation_split_unless_it_names_its_own(
         name: [{"text": f"{name} {row}", "label": row % 2} for row in range(count)]
         for name, count in (("train", 12), ("validation", 3), ("test", 2))
     }
-    store(TinyClasses(data_dir=tmp_path, file_format="array_record"), splits)
-    found = corpus(["tfds:tiny_classes"], test_data=("tfds:tiny_classes",))
+    store(SplitClasses(data_dir=tmp_path, file_format="array_record"), splits)
+    found = corpus(["tfds:split_classes"], test_data=("tfds:split_classes",))
     assert [len(found.rows), texts(found.held_out), len(found.test)] == [12, [f"validation {i}" for i in range(3)], 2]
     assert texts(found.test) == ["test 0", "test 1"]
-    found = corpus(["tfds:tiny_classes:train"])
+    found = corpus(["tfds:split_classes:train"])
     assert len(found.held_out) == 2 and {*texts(found.held_out), *texts(found.rows)} == {
         f"train {i}" for i in range(12)
     }
     assert not {*texts(found.held_out)} & {*texts(found.rows)}
     (tmp_path / "dev.tsv").write_text(table(5, 2))
-    found = corpus(["tfds:tiny_classes"], eval=EvalConfig(data=(str(tmp_path / "dev.tsv"),)))
+    found = corpus(["tfds:split_classes"], eval=EvalConfig(data=(str(tmp_path / "dev.tsv"),)))
     assert len(found.rows) == 12 and len(found.held_out) == 5
 
 
