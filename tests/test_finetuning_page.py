@@ -20,7 +20,7 @@ PAGE = (Path(__file__).parents[1] / "docs" / "finetuning.md").read_text()
 COMMANDS = [line for line in PAGE.splitlines() if line.startswith("python -m train ") and "tfds:" not in line]
 # One of each kind; of the others, all up to the training.
 TRAINED = ("reviews", "names", "answers", "choices", "vectors", "tested", "domain", "domain-reviews")
-SMALL = {"--batch-size": "8", "--max-length": "24", "--stride": "4"}
+SMALL = {"--batch-size": "8", "--max-length": "24"}
 WORDS = ["good", "bad", "long", "short", "film", "book", "play", "song"]
 
 

@@ -78,8 +78,8 @@ class FinetuneConfig(JobConfig):
     """Rows of a batch over all devices."""
     max_length: Annotated[int, Range(5, 2**16)] = 128
     """Tokens of an example at most; above the model's positions its table is extended (Su 2020)."""
-    stride: Annotated[int, Range(0, 2**16)] = 64
-    """Tokens that two windows of a long paragraph share in question answering."""
+    stride: Annotated[int | None, Range(0, 2**16)] = None
+    """Tokens that two windows of a long paragraph share in question answering; by default --max-length / 4."""
     problem_type: Literal["single-label", "multi-label", "regression"] = "single-label"
     """Of classification: one class, several ("a|b", or a list), or a number."""
     seeds: Annotated[int, Range(1, 1000)] = 1
@@ -97,9 +97,8 @@ class FinetuneConfig(JobConfig):
 def main(config: FinetuneConfig) -> None:
     """Runs the job: trains each seed, exports the best checkpoint, and says scores and answers on held-out rows."""
     check_options(config)
-    task = TASKS[config.task](
-        Settings(config.data, config.columns, config.problem_type, config.max_length, config.stride)
-    )
+    stride = config.max_length // 4 if config.stride is None else config.stride
+    task = TASKS[config.task](Settings(config.data, config.columns, config.problem_type, config.max_length, stride))
     check_together(config)
     mesh = make_mesh(config.mesh)
     check_rows(config.batch_size, config.accumulate, mesh)
@@ -127,7 +126,7 @@ def check_together(config: FinetuneConfig) -> None:
         refuse_idle(config, ("preset",), f"beside --model {config.model}, which decides it")
     if config.task != "question-answering":
         refuse_idle(config, ("stride",), f"for --task {config.task}")
-    elif config.stride >= config.max_length:
+    elif config.stride is not None and config.stride >= config.max_length:
         raise InputError(f"--stride {config.stride} must be smaller than --max-length {config.max_length}")
     if config.task != "classification":
         refuse_idle(config, ("problem_type",), f"for --task {config.task}")

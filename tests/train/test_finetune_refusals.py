@@ -102,7 +102,6 @@ WRONG = [
     (f"{QA} --data {{f}}/long.json", ["{f}/long.json: data[0].paragraphs[0].qas[1]", "--max-length", "--stride"]),
     (f"{QA} --data {{f}}/classes.tsv", ["{f}/classes.tsv", "JSON"]),
     (f"{QA} --data {{f}}/squad.json --columns.text question", ["--columns.text", "no columns"]),
-    ("--task question-answering --data {f}/squad.json --max-length 32", ["--stride 64", "--max-length 32"]),
     ("--task question-answering --data {f}/squad.json --max-length 32 --stride 32", ["--stride 32", "--max-length 32"]),
     # multiple choice
     ("--task multiple-choice --data {f}/fifth.tsv", ["{f}/fifth.tsv:2", "label '4'", "from 0 to 3"]),
