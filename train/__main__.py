@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from train.errors import InputError, RunError
+from train.options import options as job_options
 from train.signals import Interrupted
 from train.terminal import open_streams, say
 from transformer_jax import command
@@ -70,10 +71,17 @@ def join_hosts() -> None:
 
 def parse(config_class: type, job: str, options: list[str]) -> Any:
     """The job's configuration, or None where its options were listed instead. Raises InputError."""
+    if "--" in options:  # the parser would pass over it, and a job over data that a user calls so
+        raise InputError(f"Unrecognized options: -- (python -m train {job} --help lists the options)")
     try:
-        return command.parse(config_class, f"python -m train {job}", options)
+        config = command.parse(config_class, f"python -m train {job}", options)
     except ValueError as error:
         raise InputError(str(error)) from None
+    given = {option.replace("_", "-") for option in options}
+    for option, value, _ in job_options(config) if config is not None else ():
+        if value == () and option in given:  # `--data $FILES` of a variable that is not set
+            raise InputError(f"{option} names nothing; give at least one, or leave it out")
+    return config
 
 
 def fail(message: str, code: int) -> int:

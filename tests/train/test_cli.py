@@ -47,6 +47,9 @@ def snapshot(folder):
 
 WRONG = [
     ("pretrain --data {f}/missing.txt", ["--data", "missing.txt"]),
+    ("pretrain --data", ["--data names nothing"]),
+    ("finetune --data --epochs 1", ["--data names nothing"]),
+    ("pretrain --data --", ["Unrecognized options: --"]),
     ("pretrain --data {f}/empty.txt", ["--data", "empty.txt", "empty"]),
     ("pretrain --data {f}/bytes.txt", ["--data", "bytes.txt", "14"]),
     ("pretrain --data {f}/bad.jsonl", ["bad.jsonl:2", "text"]),
