@@ -75,7 +75,7 @@ class Checkpoints:
         return [step for step in self.steps() if not self._seals[step].interim]
 
     def best_step(self) -> int | None:
-        """The step with the best metric (the newer of equals), None where no save had it; waits for a running save."""
+        """The step with the best metric (the earlier of equals), None where no save had it; waits for a running save."""
         self.wait()
         return self._best()
 
@@ -246,8 +246,8 @@ class Checkpoints:
     def _best(self) -> int | None:
         sign = 1 if self._best_mode == "max" else -1
         values = ((step, (seal.metrics or {}).get(self._best_metric or "")) for step, seal in self._seals.items())
-        known = [(sign * value, step) for step, value in values if value is not None and math.isfinite(value)]
-        return max(known, default=(0, None))[1]
+        known = [(-sign * value, step) for step, value in values if value is not None and math.isfinite(value)]
+        return min(known, default=(0, None))[1]
 
     # --- restoring -----------------------------------------------------------------------------------------------
 

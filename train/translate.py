@@ -150,8 +150,8 @@ def main(config: TranslateConfig) -> None:
         ids = jax.ShapeDtypeStruct((row_shards(mesh), 8), jnp.int32)
         params = start.params if start else None
         task = Task("translate", model, (ids, ids), objective, batches, evaluate_held_out, "eval/nll_loss", params)
-        row = train(task, config, mesh)[1]
-        finish(config, model, processor, corpus.held_out)
+        state, row = train(task, config, mesh)
+        finish(config, model, processor, corpus.held_out, int(state.step))
         say_verdict(row["eval/nll_loss"], model.config.vocab_size)
 
 
@@ -323,12 +323,15 @@ def translations_of(translator: Translator, sources: Sequence[str]) -> list[str]
 # --- the end of a run --------------------------------------------------------------------------------------------
 
 
-def finish(config: TranslateConfig, model: Transformer, processor: Any, held_out: Sequence[Pair]) -> None:
+def finish(
+    config: TranslateConfig, model: Transformer, processor: Any, held_out: Sequence[Pair], last_step: int
+) -> None:
     """Averages, exports, scores with the paper's beam search, and shows ten translations."""
     with open_checkpoints(config, "eval/nll_loss") as checkpoints:
         # The best one is kept longer than that.
-        since = config.steps - config.average * (config.checkpoint.every or config.steps)
-        steps = checkpoints.intact(step for step in checkpoints.regular_steps() if step > since)
+        since = last_step - config.average * (config.checkpoint.every or config.steps)
+        latest = [step for step in checkpoints.regular_steps() if step > since][-config.average :]
+        steps = checkpoints.intact(latest)
         if not steps:
             raise RunError(f"no checkpoint in {config.run} is intact: the same command makes them again")
         trees = [checkpoints.restore_params(step) for step in steps]

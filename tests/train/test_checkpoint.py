@@ -112,7 +112,9 @@ def test_latest_and_best_are_kept_across_restarts(tmp_path):
     with Checkpoints(tmp_path, keep_latest=1, best_metric="eval/loss", best_mode="max") as checkpoints:
         assert checkpoints.best_step() == 5
         checkpoints.save(6, state, {}, {"eval/loss": 2.0})
-    assert folders() == [6]
+        assert checkpoints.best_step() == 5  # what is only as good is not better
+        checkpoints.save(7, state, {}, {"eval/loss": 2.5})
+    assert folders() == [7]
 
 
 def test_saving_a_saved_step_again_keeps_the_first(tmp_path):

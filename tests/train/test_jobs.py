@@ -1,6 +1,7 @@
 """Both jobs from end to end on small data: what they say, what they leave behind, and going on from it."""
 
 import json
+import re
 
 import flax.traverse_util
 import jax
@@ -122,6 +123,16 @@ def test_what_translation_leaves_out_is_said(pairs, capsys):
     assert (folder / "run" / "export" / "spm.model").read_bytes() == (
         folder / "run" / "tokenizer" / "spm.model"
     ).read_bytes()
+
+
+def test_a_translation_that_ends_early_averages_what_it_has(pairs, tmp_path, capsys):
+    _, command = pairs
+    many = ["--steps", "400", "--average", "2", "--checkpoint.keep", "2", "--optimizer.learning-rate", "1e-30"]
+    assert go(tmp_path / "run", *command, *many, "--eval.patience", "2") == 0
+    said = capsys.readouterr().out
+    (ended,) = re.findall(r"ends at step (\d+): eval/nll_loss", said)
+    assert int(ended) < 20 and f"average of the checkpoints at steps {int(ended) - 1}, {ended};" in said
+    assert (tmp_path / "run" / "export" / "model.safetensors").exists()
 
 
 def test_translation_goes_on_from_an_export(pairs, tmp_path):
