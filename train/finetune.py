@@ -34,7 +34,7 @@ from train.loop import (
     with_learning_rate,
 )
 from train.optimizer import OptimizerConfig
-from train.options import Range, check_options, refuse_idle
+from train.options import LARGEST, Range, check_options, refuse_idle
 from train.run import Run, exporting
 from train.sharding import check_rows, make_mesh, row_shards
 from train.start import UNNAMED, load_bert
@@ -106,7 +106,7 @@ def main(config: FinetuneConfig) -> None:
     start = load_start(config, task, corpus)
     data = make_data(config, task, corpus, start)
     config = in_steps(config, len(data.training.examples), start.config)
-    with Run("finetune", config) as run:
+    with Run("finetune", config, corpus.fingerprint) as run:
         params, said = load_params(config, start, config.seed)  # before anything is written: its files may be broken
         words = fingerprint_of("the run's vocabulary", [[start.tokenizer.backend.to_str()]])
         run.begin({**corpus.fingerprint, **words, **start.fingerprint})
@@ -139,6 +139,8 @@ def check_together(config: FinetuneConfig) -> None:
         refuse_idle(config, ("accumulate",), "for pairs without scores: each is told from all others of its batch")
     if config.steps is not None:
         refuse_idle(config, ("epochs",), f"beside --steps {config.steps}, which decides it")
+    if config.seed + config.seeds > 2**32:
+        raise InputError(f"--seeds {config.seeds} from --seed {config.seed} on go beyond {2**32 - 1}; begin lower")
 
 
 # --- data --------------------------------------------------------------------------------------------------------
@@ -165,13 +167,16 @@ def load_corpus(config: FinetuneConfig, task: FinetuneTask) -> Corpus:
     digest = fingerprint(config.data)
     notes = [("data", f"{', '.join(config.data)}: {len(rows):,} rows")]
     test = [row for entry in config.test_data for row in task.read(entry, "--test-data", "test")]
+    trained_on = {*digest.values()}
     if test:
+        notes += same_files(trained_on, config.test_data, "--test-data")
         digest |= named(fingerprint(config.test_data, "--test-data", "test"), "test")
         notes.append(("test", f"{', '.join(config.test_data)}: {len(test):,} rows"))
     other, option = config.eval.data, "--eval.data"
     if not other and all(is_tfds(entry) and not split_of(entry) for entry in config.data):
         other, option = config.data, "--data"
     if other:
+        notes += same_files(trained_on, config.eval.data, "--eval.data")
         held_out = [row for entry in other for split in task.splits(entry) for row in task.read(entry, option, split)]
         digest |= named(fingerprint(other, option, task.validation[0]), "held out")
         notes.append(("held out", f"{', '.join(other)}: {len(held_out):,} rows"))
@@ -182,6 +187,13 @@ def load_corpus(config: FinetuneConfig, task: FinetuneTask) -> Corpus:
     held_out = [row._replace(place=f"{row.place} (held out)") for row in rows[::step]]
     notes.append(("held out", f"every {step}th row: {len(held_out):,} rows"))
     return Corpus([row for index, row in enumerate(rows) if index % step], held_out, test, notes, digest)
+
+
+def same_files(trained_on: set[str], entries: Sequence[str], option: str) -> list[tuple[str, str]]:
+    """A row of the table for each file that has the content of one that is trained on; splits of TFDS share files."""
+    found = fingerprint([entry for entry in entries if not is_tfds(entry)], option)
+    same = [name for name, digest in found.items() if digest in trained_on]
+    return [("WARNING", f"{option} {name} is trained on too: its scores say nothing of other text") for name in same]
 
 
 def named(digest: dict[str, str], side: str) -> dict[str, str]:
@@ -256,6 +268,8 @@ def in_steps(config: FinetuneConfig, examples: int, start: BertConfig) -> Finetu
     epoch = max(1, examples // config.batch_size)
     epochs = config.epochs or (EPOCHS if config.model else EPOCHS_FROM_SCRATCH)
     steps = config.steps or max(1, round(epochs * examples / config.batch_size))
+    if steps > LARGEST:
+        raise InputError(f"--epochs {epochs:g} are {steps:.3g} steps, more than {LARGEST}; give fewer")
     config = per_epoch(dataclasses.replace(config, steps=steps), epoch)
     if not config.model and config.optimizer.learning_rate is None:
         config = dataclasses.replace(

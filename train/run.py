@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -43,6 +43,10 @@ class Run:
     Entering makes the folder, so that one that cannot be written is found out before any work; unless `begin` is
     called, leaving removes it again.
 
+    Args:
+        fingerprint: what is known of it by now, where options follow from the data (steps from epochs): data that
+            changed is named then, not the options.
+
     Attributes:
         going_on: whether the folder already holds this run.
 
@@ -51,8 +55,9 @@ class Run:
             job or configuration, or something else.
     """
 
-    def __init__(self, job: str, config: JobConfig) -> None:
+    def __init__(self, job: str, config: JobConfig, fingerprint: Mapping[str, str] | None = None) -> None:
         self._job, self._config, self.folder = job, config, config.run
+        self._known = fingerprint or {}
         self._made: list[Path] = []
         self._lock: int | None = None
         self.going_on = False
@@ -96,14 +101,17 @@ class Run:
         """
         found = self._found["fingerprint"] if self._found else fingerprint
         if name := changed(found, fingerprint):
-            raise InputError(
-                f"{name} is not what it was when the run in {self.folder} began; restore it, or give another --run "
-                f"({_start_from(self.folder)})"
-            )
+            raise self._changed(name)
         self._made = []
         if jax.process_index() == 0:
             content = {**_as_json(self._job, self._config), "fingerprint": fingerprint}
             write_file(self.folder / "config.json", (json.dumps(content, indent=2) + "\n").encode())
+
+    def _changed(self, name: str) -> InputError:
+        return InputError(
+            f"{name} is not what it was when the run in {self.folder} began; restore it, or give another --run "
+            f"({_start_from(self.folder)})"
+        )
 
     def _make(self) -> None:
         missing = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
@@ -121,6 +129,9 @@ class Run:
             return None
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
+            for name, digest in self._known.items():
+                if found["fingerprint"].get(name, digest) != digest:
+                    raise self._changed(printed(name))
             self._compare(found)
             if not all(isinstance(digest, str) for digest in found["fingerprint"].values()):
                 raise ValueError("its fingerprint is none")

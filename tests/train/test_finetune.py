@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import warnings
+from pathlib import Path
 
 import flax
 import jax
@@ -385,3 +386,26 @@ def test_the_default_learns(tmp_path):
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())["mean"]
     assert scores["eval/accuracy"] > 0.3 and scores["eval/loss"] < math.log(14) - 0.5
     assert len(lines(tmp_path / "run" / "predictions.jsonl")) == 406
+
+
+def test_data_that_changed_is_named_though_its_steps_changed_too(command, tmp_path, capsys):
+    (tmp_path / "train.tsv").write_text(table(40, 0))
+    command = [*command]
+    command[command.index("--data") + 1] = str(tmp_path / "train.tsv")
+    at = command.index("--steps")
+    command[at : at + 2] = ["--epochs", "0.4"]
+    assert go(tmp_path / "run", command) == 0
+    capsys.readouterr()
+    (tmp_path / "train.tsv").write_text(table(80, 0))
+    assert go(tmp_path / "run", command) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'train.tsv'} is not what it was" in error and "--steps" not in error
+
+
+def test_a_file_on_two_sides_is_said(command, tmp_path, capsys):
+    training = command[command.index("--data") + 1]
+    (tmp_path / "copy.tsv").write_bytes(Path(training).read_bytes())
+    assert go(tmp_path / "run", command, "--test-data", str(tmp_path / "copy.tsv"), "--steps", "1") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"WARNING --test-data {tmp_path / 'copy.tsv'} is trained on too" in said
+    assert "--eval.data" not in said

@@ -38,12 +38,17 @@ def read_tagged(entry: str, columns: Mapping[str, str], *, option: str, split: s
             before it, tokens and tags are not equally many, a token is empty or has white space in it, or a tag is not
             O, B-TYPE or an I-TYPE that goes on with what B-TYPE began.
     """
-    if not entry.removesuffix(".gz").endswith(".conll"):
+    if not is_conll(entry):
         return [tagged_of(row) for row in read_table(entry, columns, option=option, split=split)]
     sentences = list(_sentences(entry, option))
     if not sentences:
         raise InputError(f"{option}: {printed(entry)} has no sentences; each token needs a line, with its tag")
     return sentences
+
+
+def is_conll(entry: str) -> bool:
+    """Whether the ending says that a file is CoNLL's."""
+    return entry.removesuffix(".gz").endswith(".conll")
 
 
 def tagged_of(row: Row) -> Tagged:

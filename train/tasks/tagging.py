@@ -9,11 +9,11 @@ from jax import Array
 
 from bert_jax import BertConfig, BertForTokenClassification, BertTokenizer
 from train import metrics
-from train.data.conll import Tagged, read_tagged
+from train.data.conll import Tagged, is_conll, read_tagged
 from train.data.requests import Request
 from train.errors import InputError
 from train.state import Batch, Sums
-from train.tasks.base import NO_LABEL, Features, FinetuneTask, known_label, single_example
+from train.tasks.base import NO_LABEL, Features, FinetuneTask, Settings, known_label, single_example
 from train.tasks.classification import confusion_of
 from transformer_jax import cross_entropy
 
@@ -26,6 +26,11 @@ class Tagging(FinetuneTask):
     terms = ("loss_per_word",)
 
     best = ("eval/f1", "max")
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        if settings.data and all(map(is_conll, settings.data)) and (settings.columns.tokens or settings.columns.tags):
+            raise InputError("--columns: CoNLL files have no names of columns, the first one and the last are read")
 
     def read(self, entry: str, option: str, split: str) -> list[Tagged]:
         return read_tagged(entry, self.columns, option=option, split=split)
