@@ -1,6 +1,8 @@
 """What a fine-tuned model makes of held-out rows: losses, answers and their scores."""
 
+import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +42,11 @@ class Evaluation:
         totals: list[Any] = []
         outputs: list[dict[str, np.ndarray]] = [{}] * len(self._features.examples)
         with jax.set_mesh(self._mesh):
-            for members, batch in self._batches:
-                sums, out = self._step(params, put_batch(batch, self._mesh))
+            launched: Iterator[Any] = (
+                (members, self._step(params, put_batch(batch, self._mesh))) for members, batch in self._batches
+            )
+            # A batch is on its way while the one before is read.
+            for (members, (sums, out)), _ in itertools.pairwise(itertools.chain(launched, [None])):
                 totals.append(sums)
                 host = {name: gather(value) for name, value in out.items()}
                 for row, member in enumerate(members):

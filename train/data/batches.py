@@ -63,8 +63,7 @@ class ExampleBatches:
         return self._steps
 
     def __getitem__(self, index: int) -> Batch:
-        local = self.members(index)[self._offset : self._offset + self._rows]
-        rows = [self._examples[int(member)] for member in local]
+        rows = [self._examples[int(member)] for member in self._members(index, self._offset, self._rows)]
         return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
     def members(self, index: int) -> np.ndarray:
@@ -72,10 +71,13 @@ class ExampleBatches:
 
         Raises IndexError where there is no such batch.
         """
+        return self._members(index, 0, self._batch_size)
+
+    def _members(self, index: int, offset: int, count: int) -> np.ndarray:
         if not 0 <= index < self._steps:
             raise IndexError(f"batch {index} of {self._steps}")
-        first = index * self._batch_size
-        return np.array([self._shuffled(position) for position in range(first, first + self._batch_size)])
+        first = index * self._batch_size + offset
+        return np.array([self._shuffled(position) for position in range(first, first + count)])
 
     def _shuffled(self, position: int) -> int:
         """The example at a position in the endless sequence of epochs."""
