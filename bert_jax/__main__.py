@@ -118,7 +118,7 @@ def _told(first: int) -> Iterator[None]:
                 told = warning.message
                 if isinstance(told, TextsCut):
                     told = TextsCut.line(told.longest, "lines", [first + index for index in told.indices])
-                print(f"bert_jax: {' '.join(str(told).split())}", file=sys.stderr, flush=True)
+                command.tell("bert_jax", str(told))
 
 
 if __name__ == "__main__":

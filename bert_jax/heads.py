@@ -73,7 +73,7 @@ class BertWithHead(Bert):
 
     def head(self, out: BertOutput, inputs: BertInputs) -> Any:
         """The output that the class returns."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must say what its head makes of the encoder's output")
 
     @nn.nowrap
     def _projection(self, equation: str, outputs: int) -> Projection:

@@ -1,5 +1,6 @@
 """The jobs of `python -m bert_jax`: what a line says, what a pipeline makes of it, and how that is written."""
 
+import abc
 import dataclasses
 import json
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,7 @@ Record = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class Job(abc.ABC):
     """Answers lines.
 
     Attributes:
@@ -42,13 +43,13 @@ class Job:
         """What a line says. Raises ValueError."""
         return {"text": line}
 
+    @abc.abstractmethod
     def answers(self, pipeline: Any, records: Sequence[Record]) -> Iterable[Record]:
         """What the pipeline makes of several lines."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def columns(self, answer: Record) -> Iterable[Any]:
         """The columns of an answer."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -150,7 +150,7 @@ class Bert(PretrainedModel):
 
     def run(self, inputs: BertInputs) -> Any:
         """What `__call__` returns."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must say what it makes of its inputs")
 
 
 class BertModel(Bert):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import jax
 
-from transformer_jax.checks import one_line
+from transformer_jax.command import Nowhere, tell
 
 
 def say(text: str = "") -> None:
@@ -17,15 +17,12 @@ def say(text: str = "") -> None:
     try:
         print(text, flush=True)
     except OSError:
-        sys.stdout = _Nowhere()
+        sys.stdout = Nowhere()
 
 
 def warn(text: str) -> None:
     """Prints a line on stderr, likewise."""
-    try:
-        print(f"train: {one_line(text)}", file=sys.stderr, flush=True)
-    except OSError:
-        sys.stderr = _Nowhere()
+    tell("train", text)
 
 
 def say_table(title: str, rows: Sequence[tuple[str, str]]) -> None:
@@ -51,11 +48,6 @@ def open_streams() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, _Nowhere())
+            setattr(sys, name, Nowhere())
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-class _Nowhere(io.TextIOBase):
-    def write(self, text: str) -> int:
-        return len(text)

@@ -50,10 +50,17 @@ def _is_rule(line: str) -> bool:
     return bool(line) and not set(line) - set("─-")
 
 
+def tell(name: str, message: str) -> None:
+    """Prints one line on stderr. Where nobody reads it any more nothing is printed from here on."""
+    try:
+        print(f"{name}: {one_line(message)}", file=sys.stderr, flush=True)
+    except OSError:
+        sys.stderr = Nowhere()
+
+
 def fail(name: str, message: str, code: int) -> int:
-    """Prints one line on stderr, if anybody reads it; returns the code."""
-    with contextlib.suppress(OSError):
-        print(f"{name}: error: {one_line(message)}", file=sys.stderr, flush=True)
+    """Tells an error; returns the code."""
+    tell(name, f"error: {message}")
     return code
 
 
@@ -64,3 +71,10 @@ def end(code: int) -> int:
     except OSError:  # the interpreter would complain about it once more at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return code
+
+
+class Nowhere(io.TextIOBase):
+    """A stream that goes nowhere."""
+
+    def write(self, text: str) -> int:
+        return len(text)

@@ -11,7 +11,7 @@ from tokenizers import Encoding
 
 from bert_jax.checkpoints import PretrainedModel
 from bert_jax.heads import BertForQuestionAnswering
-from bert_jax.pipelines.runner import BATCH_SIZE, Batch, Pipeline, TextError
+from bert_jax.pipelines.runner import BATCH_SIZE, Batch, Pipeline, TextError, forward
 from bert_jax.spans import Answer, best_spans
 from bert_jax.vocabulary import check_texts
 from transformer_jax.checks import LARGEST, Range, Size, check_fields, check_value, require
@@ -103,6 +103,5 @@ class QuestionAnswerer(Pipeline):
 @functools.partial(jax.jit, static_argnums=0)
 def _ends(model: BertForQuestionAnswering, params: dict[str, Any], batch: Batch) -> tuple[Array, Array]:
     """Logits [B, L] of first and last tokens."""
-    inputs = (batch["input_ids"], batch["token_type_ids"], batch["attention_mask"])
-    out: Any = model.apply({"params": params}, *inputs)
+    out = forward(model, params, batch)
     return out.start_logits, out.end_logits

@@ -11,7 +11,7 @@ from jax import Array
 from bert_jax.checkpoints import PretrainedModel
 from bert_jax.config import ProblemType
 from bert_jax.heads import BertForSequenceClassification
-from bert_jax.pipelines.runner import BATCH_SIZE, Batch, Pipeline
+from bert_jax.pipelines.runner import BATCH_SIZE, Batch, Pipeline, forward
 
 Labels = list[tuple[str, float]]
 
@@ -67,8 +67,7 @@ def _scores(
     model: BertForSequenceClassification, problem_type: ProblemType, params: dict[str, Any], batch: Batch
 ) -> Array:
     """Float32 [B, labels]: probabilities, or of a regression the numbers themselves."""
-    inputs = (batch["input_ids"], batch["token_type_ids"], batch["attention_mask"])
-    out: Any = model.apply({"params": params}, *inputs)
+    out = forward(model, params, batch)
     if problem_type == "regression":
         return out.logits
     return jax.nn.sigmoid(out.logits) if problem_type == "multi_label_classification" else jax.nn.softmax(out.logits)

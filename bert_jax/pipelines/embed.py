@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from bert_jax.checkpoints import PretrainedModel
 from bert_jax.model import BertModel
-from bert_jax.pipelines.runner import BATCH_SIZE, Batch, Pipeline
+from bert_jax.pipelines.runner import BATCH_SIZE, Batch, Pipeline, forward
 from bert_jax.pipelines.sentence_transformers import EmbedderSettings, read_settings, settings_files
 from bert_jax.pooling import pool
 from bert_jax.tokenizer import BertTokenizer
@@ -178,5 +178,4 @@ def _pooled(
     model: BertModel, pooling: tuple[str, ...], normalize: bool, params: Mapping[str, Any], batch: Batch
 ) -> Array:
     """Float32 [B, D]."""
-    out: Any = model.apply({"params": params}, batch["input_ids"], batch["token_type_ids"], batch["attention_mask"])
-    return pool(out.last_hidden_state, batch["attention_mask"], pooling, normalize)
+    return pool(forward(model, params, batch).last_hidden_state, batch["attention_mask"], pooling, normalize)

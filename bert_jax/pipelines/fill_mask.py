@@ -14,7 +14,7 @@ from tokenizers import Encoding
 
 from bert_jax.checkpoints import PretrainedModel
 from bert_jax.heads import BertForMaskedLM
-from bert_jax.pipelines.runner import BATCH_SIZE, Batch, Pipeline, TextError
+from bert_jax.pipelines.runner import BATCH_SIZE, Batch, Pipeline, TextError, forward
 from bert_jax.vocabulary import check_texts
 from transformer_jax.checks import Range, check_value, shown
 
@@ -136,8 +136,7 @@ def _likeliest(
     model: BertForMaskedLM, top_k: int, params: dict[str, Any], batch: Batch, at_BP: Array, known_V: Array
 ) -> tuple[Array, Array]:
     """Ids and probabilities [B, P, top_k]."""
-    inputs = (batch["input_ids"], batch["token_type_ids"], batch["attention_mask"])
-    out: Any = model.apply({"params": params}, *inputs, masked_positions=at_BP)
+    out = forward(model, params, batch, masked_positions=at_BP)
     logits_BPV = jnp.where(known_V[None, None, :], out.logits, -jnp.inf)
     probabilities, ids = jax.lax.top_k(jax.nn.softmax(logits_BPV, axis=-1), top_k)
     return ids, probabilities

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -133,6 +133,12 @@ class Pipeline:
         cut = [index for index, encoding in enumerate(encodings) if encoding.overflowing]
         if cut:
             warnings.warn(TextsCut(longest, cut), stacklevel=depth + 2)
+
+
+def forward(model: PretrainedModel, params: Mapping[str, Any], batch: Batch, **options: Any) -> Any:
+    """The model's output for the arrays of `BertTokenizer.pad`."""
+    inputs = (batch["input_ids"], batch["token_type_ids"], batch["attention_mask"])
+    return model.apply({"params": params}, *inputs, **options)
 
 
 @contextlib.contextmanager

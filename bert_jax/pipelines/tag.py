@@ -11,7 +11,7 @@ from tokenizers import Encoding
 
 from bert_jax.checkpoints import PretrainedModel
 from bert_jax.heads import BertForTokenClassification
-from bert_jax.pipelines.runner import BATCH_SIZE, Batch, Pipeline
+from bert_jax.pipelines.runner import BATCH_SIZE, Batch, Pipeline, forward
 from bert_jax.vocabulary import check_texts
 
 OUTSIDE = "O"
@@ -115,7 +115,6 @@ def _entities(text: str, words: Iterable[_Word]) -> Iterator[Entity]:
 @functools.partial(jax.jit, static_argnums=0)
 def _best(model: BertForTokenClassification, params: dict[str, Any], batch: Batch) -> tuple[Array, Array]:
     """The likeliest label of each token and its probability, [B, L]."""
-    inputs = (batch["input_ids"], batch["token_type_ids"], batch["attention_mask"])
-    out: Any = model.apply({"params": params}, *inputs)
+    out = forward(model, params, batch)
     probabilities_BLE = jax.nn.softmax(out.logits)
     return probabilities_BLE.argmax(-1), probabilities_BLE.max(-1)
