@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from bert_jax import TextEmbedder
+from bert_jax.pipelines.embed import _WithoutPooler
+from tests.bert_jax.folders import save_small, small_tokenizer
+
 MINILM = "data/embeddings/sentence-transformers__all-MiniLM-L6-v2"
 
 
@@ -38,3 +42,15 @@ def peers():
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
     return torch, transformers
+
+
+@pytest.fixture(scope="session")
+def plain_folder(tmp_path_factory):
+    """A plain BERT: no pooler, no files of sentence-transformers."""
+    sizes = {"num_hidden_layers": 2, "max_position_embeddings": 40, "initializer_range": 0.5}
+    return save_small(tmp_path_factory.mktemp("plain"), _WithoutPooler, small_tokenizer(), **sizes)
+
+
+@pytest.fixture(scope="session")
+def plain(plain_folder):
+    return TextEmbedder.from_pretrained(plain_folder)

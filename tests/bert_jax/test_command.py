@@ -7,13 +7,10 @@ import signal
 import subprocess
 import sys
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bert_jax import (
-    BertConfig,
     BertForMaskedLM,
     BertForQuestionAnswering,
     BertForSequenceClassification,
@@ -27,8 +24,8 @@ from bert_jax import (
     TokenTagger,
 )
 from bert_jax import __main__ as program
+from tests.bert_jax.folders import save_small, small_tokenizer
 
-WORDS = ["the", "cat", "sat", "on", "a", "mat", "while", "dogs", "ran", "over", "green", "hills"]
 TEXTS = ["the cat sat", "dogs ran over  green hills, while", "mat!", "東京 É \u2028 the\x0b!", "a"]
 MODELS = {
     "fill-mask": (BertForMaskedLM, {}),
@@ -42,24 +39,11 @@ MODELS = {
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Job -> the folder of a small model for it."""
-    tokenizer = BertTokenizer.train([" ".join(WORDS) + " , !"] * 3, 100)
+    tokenizer = small_tokenizer(" , !")
     made = {}
     for job, (model_class, fields) in MODELS.items():
-        config = BertConfig(
-            vocab_size=tokenizer.vocab_size,
-            hidden_size=8,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=12,
-            max_position_embeddings=24,
-            initializer_range=1.0,
-            **fields,
-        )
-        model = model_class(config)
-        made[job] = str(tmp_path_factory.mktemp(job))
-        params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-        model.save_pretrained(made[job], params)
-        tokenizer.save_pretrained(made[job])
+        folder = tmp_path_factory.mktemp(job)
+        made[job] = str(save_small(folder, model_class, tokenizer, max_position_embeddings=24, **fields))
     return made
 
 

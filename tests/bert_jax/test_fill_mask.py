@@ -7,28 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax import BertConfig, BertForPreTraining, BertTokenizer, FillMask, TextError, TextsCut
+from bert_jax import BertForPreTraining, BertTokenizer, FillMask, TextError, TextsCut
 from bert_jax.pipelines.fill_mask import _filled, _likeliest
-
-WORDS = ["the", "cat", "sat", "on", "a", "mat", "while", "dogs", "ran", "over", "green", "hills"]
+from tests.bert_jax.folders import WORDS, save_small, small_tokenizer
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 24, "max_position_embeddings": 40}
     folder = tmp_path_factory.mktemp("model")
-    tokenizer = BertTokenizer.train([" ".join(WORDS)] * 3, 100)
-    config = BertConfig.tiny(
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=16,
-        num_attention_heads=2,
-        intermediate_size=24,
-        max_position_embeddings=40,
-        initializer_range=0.5,
-    )
-    model = BertForPreTraining(config)
-    model.save_pretrained(folder, jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"])
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_small(folder, BertForPreTraining, small_tokenizer(), initializer_range=0.5, **sizes)
 
 
 def sentences(count):

@@ -10,7 +10,6 @@ import pytest
 
 from bert_jax import (
     Answer,
-    BertConfig,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
@@ -23,8 +22,8 @@ from bert_jax import (
     TokenTagger,
 )
 from bert_jax.pipelines.tag import _entities, _Word
+from tests.bert_jax.folders import WORDS, small_model, small_tokenizer
 
-WORDS = ["the", "cat", "sat", "on", "a", "mat", "while", "dogs", "ran", "over", "green", "hills"]
 TEXTS = ["the cat sat", "", "Dogs ran over  green hills, while", "mat!", "unknown 東 a the"]
 LABELS = ("O", "B-cat", "I-cat", "B-hill", "I-hill")
 LONGEST = 32
@@ -32,7 +31,7 @@ LONGEST = 32
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return BertTokenizer.train([" ".join(WORDS) + " , !"] * 3, 100)
+    return small_tokenizer(" , !")
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +39,7 @@ def make(tokenizer):
     """A small model of a class, with parameters drawn by chance."""
 
     def make(model_class, **fields):
-        config = BertConfig(
-            vocab_size=tokenizer.vocab_size,
-            hidden_size=8,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=12,
-            max_position_embeddings=LONGEST,
-            initializer_range=1.0,
-            **fields,
-        )
-        model = model_class(config)
-        return model, jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+        return small_model(model_class, tokenizer, max_position_embeddings=LONGEST, **fields)
 
     return make
 
