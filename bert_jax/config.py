@@ -49,7 +49,8 @@ class BertConfig:
     Attributes:
         hidden_act: gelu (exact) | gelu_new (tanh) | relu | swish.
         hidden_dropout_prob: dropout on the embeddings and on the output of each sublayer.
-        initializer_range: standard deviation of the truncated normal that initialises kernels and tables.
+        initializer_range: standard deviation of the truncated normal that initialises kernels and tables; positions
+            begin as sinusoids of ten times that, see `transformer_jax.LearnedPositions`.
         pad_token_id: id of the padding token; it is kept for other programs, the models read attention_mask.
         id2label: names of the classes or tags, in the order of the logits. In config.json the objects id2label
             (`{"0": name}`) and label2id, which are left out there where they are the default two.

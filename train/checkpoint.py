@@ -75,7 +75,7 @@ class Checkpoints:
         return [step for step in self.steps() if not self._seals[step].interim]
 
     def best_step(self) -> int | None:
-        """The step with the best metric (the earlier of equals), None where no save had it; waits for a running save."""
+        """The step with the best metric (of equals the first), None where no save had it; waits for a running save."""
         self.wait()
         return self._best()
 

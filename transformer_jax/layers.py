@@ -166,8 +166,12 @@ class Embed(Owner):
 
     def setup(self) -> None:
         shape = (self.num_embeddings, self.features)
-        init = nn.initializers.truncated_normal(self.stddev)
-        self.embedding = self.param("embedding", init, shape, self.param_dtype)
+        self.embedding = self.param("embedding", self.initial_table, shape, self.param_dtype)
+
+    @nn.nowrap
+    def initial_table(self, key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Array:
+        """What the table begins as."""
+        return nn.initializers.truncated_normal(self.stddev)(key, shape, dtype)
 
     def __call__(self, ids_BL: Array) -> Array:
         """Rows of the table, [B, L] integers -> [B, L, D] in `dtype`; ids out of range as `take_rows` has it."""

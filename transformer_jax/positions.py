@@ -2,9 +2,11 @@
 
 from typing import Annotated, Literal
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import DTypeLike
 
 from transformer_jax.checks import Positions, Range, Width, as_array, check_value, require
 from transformer_jax.layers import Embed
@@ -23,10 +25,14 @@ def sinusoidal_positions(length: int, features: int, layout: SinusoidLayout = "i
     check_value("features", features, Width)
     check_value("layout", layout, SinusoidLayout)
     require(features % 2 == 0, f"sinusoidal positions need an even width, not {features}")
-    frequencies = 10000.0 ** (-np.arange(0, features, 2, dtype=np.float64) / features)
-    angles = np.arange(length, dtype=np.float64)[:, None] * frequencies
+    angles = np.arange(length, dtype=np.float64)[:, None] * _frequencies(features)
     pair = np.stack([np.sin(angles), np.cos(angles)], axis=-1 if layout == "interleaved" else 1)
     return pair.reshape(length, features).astype(np.float32)
+
+
+def _frequencies(features: int) -> np.ndarray:
+    """Radians a position, float64, of each sine and its cosine; an odd width has a last sine alone."""
+    return 10000.0 ** (-np.arange(0, features, 2, dtype=np.float64) / features)
 
 
 def hierarchical_positions(table_PD: Array, rows: int | None = None, alpha: float = 0.4) -> Array:
@@ -61,10 +67,21 @@ def hierarchical_positions(table_PD: Array, rows: int | None = None, alpha: floa
 
 
 class LearnedPositions(Embed):
-    """A learned table [P, D], one row a position.
+    """A learned table [P, D], one row a position, which begins as sinusoids of root mean square `stddev`.
+
+    From sinusoids a layer can tell neighbours at once: the products of two rows depend on their distance alone. A
+    model whose table is drawn at random has to find that out first, and predicts by word frequencies until then.
 
     To reach past its training length, materialise a longer table with `hierarchical_positions`, and put it into
     the parameters of a model whose configuration asks for that many positions.
     """
 
     rows: str | None = None
+
+    @nn.nowrap
+    def initial_table(self, key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Array:
+        positions, features = shape
+        # Traced, and not the exact table: a shape alone is asked for too, and a long table would be a large constant.
+        angles_PF = jnp.outer(jnp.arange(positions), _frequencies(features).astype(np.float32))
+        table_PD = jnp.stack([jnp.sin(angles_PF), jnp.cos(angles_PF)], axis=-1).reshape(positions, -1)[:, :features]
+        return jnp.asarray(table_PD * (2**0.5 * self.stddev), dtype)  # the mean square of sinusoids is a half

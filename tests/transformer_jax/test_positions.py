@@ -1,10 +1,11 @@
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer_jax import hierarchical_positions, sinusoidal_positions
+from transformer_jax import LearnedPositions, hierarchical_positions, sinusoidal_positions
 
 
 def paper_table(length, features):
@@ -90,3 +91,16 @@ def test_hierarchical_positions_stop_at_the_row_asked_for(rows):
 def test_hierarchical_positions_refuse_what_has_no_meaning(options, message):
     with pytest.raises(ValueError, match=message):
         hierarchical_positions(**{"table_PD": jnp.zeros((5, 2)), **options})
+
+
+@pytest.mark.parametrize("features", [32, 33])
+def test_a_learned_table_begins_as_sinusoids_of_the_size_asked_for(features):
+    model = LearnedPositions(50, features, stddev=0.3)
+    table_PD = np.asarray(model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]["embedding"])
+    assert table_PD.shape == (50, features)
+    pairs = features // 2 * 2  # of an odd width the last sine has no cosine
+    assert np.sqrt(np.mean(table_PD[:, :pairs] ** 2)) == pytest.approx(0.3, rel=1e-6)
+    products_PP = table_PD[:, :pairs] @ table_PD[:, :pairs].T
+    for distance in (0, 1, 7):  # products depend on the distance alone
+        np.testing.assert_allclose(np.diag(products_PP, distance), products_PP[0, distance], atol=1e-5)
+    assert products_PP[0, 0] > products_PP[0, 1] > products_PP[0, 7]
