@@ -29,21 +29,13 @@ HERE = Path(__file__).parents[1]
 # The table begins as a normal of the words' deviation (None, as BERT's), or as sinusoids of so many times that.
 WORKER = """
 import json, sys
-import flax.linen as nn
 from bert_jax import BertConfig
-from bert_jax.model import POSITIONS_TO_WORDS
-from transformer_jax import LearnedPositions
+from train import pretrain
 from train.__main__ import run
 
 times, dropout = json.loads(sys.argv[1])
-begin, preset = LearnedPositions.initial_table, BertConfig.preset
-
-def initial_table(self, key, shape, dtype):
-    if times is None:
-        return nn.initializers.truncated_normal(self.stddev / POSITIONS_TO_WORDS)(key, shape, dtype)
-    return begin(self, key, shape, dtype) * (times / POSITIONS_TO_WORDS)
-
-LearnedPositions.initial_table = initial_table
+preset, words = BertConfig.preset, BertConfig.initializer_range
+pretrain.POSITION_RANGE = None if times is None else words * times
 rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
 BertConfig.preset = lambda name, **fields: preset(name, **{**rates, **fields})
 sys.exit(run(sys.argv[2:]))

@@ -34,8 +34,8 @@ PRESETS: dict[str, tuple[int, int, int]] = {
     "large": (24, 1024, 16),
 }
 
-# How a model is run, not what it is: these stay out of config.json.
-RUN_FIELDS = ("scan_layers", "remat")
+# How a model is run or begun, not what it is: these stay out of config.json.
+RUN_FIELDS = ("scan_layers", "remat", "position_range")
 # Left out of config.json where they say nothing, as Hugging Face does.
 TASK_FIELDS = ("id2label", "slot_labels", "problem_type", "classifier_dropout", "tie_word_embeddings")
 
@@ -49,8 +49,9 @@ class BertConfig:
     Attributes:
         hidden_act: gelu (exact) | gelu_new (tanh) | relu | swish.
         hidden_dropout_prob: dropout on the embeddings and on the output of each sublayer.
-        initializer_range: standard deviation of the truncated normal that initialises kernels and tables; positions
-            begin as sinusoids of ten times that, see `transformer_jax.LearnedPositions`.
+        initializer_range: standard deviation of the truncated normal that initialises kernels and tables.
+        position_range: root mean square of the sinusoids as which positions begin, which shortens the plateau of
+            pretraining, see docs/pretraining.md; None: they begin at random, as in the paper.
         pad_token_id: id of the padding token; it is kept for other programs, the models read attention_mask.
         id2label: names of the classes or tags, in the order of the logits. In config.json the objects id2label
             (`{"0": name}`) and label2id, which are left out there where they are the default two.
@@ -76,6 +77,7 @@ class BertConfig:
     max_position_embeddings: Positions = 512
     type_vocab_size: Size = 2
     initializer_range: NotNegative = 0.02
+    position_range: NotNegative | None = None
     layer_norm_eps: NotNegative = 1e-12
     pad_token_id: Id = 0
     id2label: tuple[str, ...] = ("LABEL_0", "LABEL_1")

@@ -15,10 +15,6 @@ from transformer_jax.masks import AttentionMask
 from transformer_jax.positions import LearnedPositions
 from transformer_jax.stack import Encoder
 
-# How much larger than the words the sinusoids are as which positions begin. Measured, see docs/pretraining.md: smaller
-# ones are drowned by the first hundred updates.
-POSITIONS_TO_WORDS = 10.0
-
 
 class BertOutput(NamedTuple):
     """What BERT makes of rows of tokens, in its `dtype`.
@@ -61,8 +57,8 @@ class BertEmbeddings(nn.Module):
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         options: dict[str, Any] = {"stddev": c.initializer_range, **types}
         self.word = Embed(c.vocab_size, c.hidden_size, **options)
-        louder = {**options, "stddev": POSITIONS_TO_WORDS * c.initializer_range}
-        self.position = LearnedPositions(c.max_position_embeddings, c.hidden_size, **louder)
+        begin = {**options, "sinusoid_range": c.position_range}
+        self.position = LearnedPositions(c.max_position_embeddings, c.hidden_size, **begin)
         self.token_type = Embed(c.type_vocab_size, c.hidden_size, rows=None, **options)
         self.norm = LayerNorm(c.hidden_size, c.layer_norm_eps, **types)
 

@@ -40,6 +40,9 @@ from train.terminal import left_out, say, say_table
 from transformer_jax import stack_layers
 
 EVAL_BATCHES = 16
+# Root mean square of a new model's positions, ten times the words': smaller sinusoids are drowned by the first hundred
+# updates (measured, docs/pretraining.md).
+POSITION_RANGE = 0.2
 Model = BertForPreTraining | BertForMaskedLM
 
 
@@ -282,6 +285,7 @@ def make_model(
     how: dict[str, Any] = {"scan_layers": config.scan_layers, "remat": config.remat}
     params, notes = None, []
     if start is None:
+        how["position_range"] = POSITION_RANGE
         bert_config = BertConfig.preset(config.preset, vocab_size=tokenizer.vocab_size, **how)
     else:
         bert_config = dataclasses.replace(start.config, **UNNAMED, **how)

@@ -130,7 +130,7 @@ class Run:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             for name, digest in self._known.items():
-                if found["fingerprint"].get(name, digest) != digest:
+                if found.get("fingerprint", {}).get(name, digest) != digest:
                     raise self._changed(printed(name))
             self._compare(found)
             if not all(isinstance(digest, str) for digest in found["fingerprint"].values()):

@@ -67,21 +67,26 @@ def hierarchical_positions(table_PD: Array, rows: int | None = None, alpha: floa
 
 
 class LearnedPositions(Embed):
-    """A learned table [P, D], one row a position, which begins as sinusoids of root mean square `stddev`.
-
-    From sinusoids a layer can tell neighbours at once: the products of two rows depend on their distance alone. A
-    model whose table is drawn at random has to find that out first, and predicts by word frequencies until then.
+    """A learned table [P, D], one row a position.
 
     To reach past its training length, materialise a longer table with `hierarchical_positions`, and put it into
     the parameters of a model whose configuration asks for that many positions.
+
+    Attributes:
+        sinusoid_range: the table begins as sinusoids of this root mean square, not at random. From those a layer can
+            tell neighbours at once, as the products of two rows depend on their distance alone; a model whose table is
+            drawn at random has to find that out first, and predicts by word frequencies until then.
     """
 
     rows: str | None = None
+    sinusoid_range: float | None = None
 
     @nn.nowrap
     def initial_table(self, key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Array:
+        if self.sinusoid_range is None:
+            return super().initial_table(key, shape, dtype)
         positions, features = shape
         # Traced, and not the exact table: a shape alone is asked for too, and a long table would be a large constant.
-        angles_PF = jnp.outer(jnp.arange(positions), _frequencies(features).astype(np.float32))
+        angles_PF = jnp.outer(jnp.arange(positions), jnp.asarray(_frequencies(features), jnp.float32))
         table_PD = jnp.stack([jnp.sin(angles_PF), jnp.cos(angles_PF)], axis=-1).reshape(positions, -1)[:, :features]
-        return jnp.asarray(table_PD * (2**0.5 * self.stddev), dtype)  # the mean square of sinusoids is a half
+        return jnp.asarray(table_PD * (2**0.5 * self.sinusoid_range), dtype)  # the mean square of sinusoids is a half

@@ -140,7 +140,7 @@ class Transformer(nn.Module):
         self.encoder = Encoder(c.stack(c.encoder_layers), **types)
         self.decoder = Decoder(c.stack(c.decoder_layers), **types)
         if c.positions == "learned":
-            self.positions = LearnedPositions(c.max_length, c.features, stddev=2**-0.5, **types)
+            self.positions = LearnedPositions(c.max_length, c.features, stddev=0.02, **types)
         if c.embeddings == "normalised":
             self.embedding_norm = LayerNorm(c.features, c.norm_epsilon, **types)
 

@@ -12,6 +12,7 @@ import safetensors.numpy
 
 from bert_jax import BertConfig, BertForMaskedLM, BertTokenizer, warm_start
 from train.__main__ import run
+from train.pretrain import PretrainConfig, make_model
 from train.translate import TranslateConfig, learning_rate_of, load_start
 from transformer_jax import Translator
 from transformer_jax.tokenizer import serialized
@@ -49,6 +50,16 @@ def test_one_book_alone_trains_without_next_sentences(book, capsys):
     assert "held out" in said and "vocabulary" in said and "examples" in said
     assert json.loads((folder / "run" / "export" / "config.json").read_text())["architectures"] == ["BertForMaskedLM"]
     assert (folder / "run" / "tokenizer" / "vocab.txt").exists()
+
+
+def test_positions_of_a_new_model_begin_as_large_sinusoids(book):
+    folder, _ = book
+    tokenizer = BertTokenizer.from_pretrained(folder / "run" / "export")
+    model, params, _ = make_model(PretrainConfig(), None, tokenizer, True)
+    assert params is None and model.config.position_range == 10 * model.config.initializer_range
+    table = model.initial_parameters(["embeddings"])["bert/embeddings/position/embedding"]
+    assert np.sqrt(np.mean(table**2)) == pytest.approx(model.config.position_range, rel=1e-5)
+    assert "position_range" not in json.loads((folder / "run" / "export" / "config.json").read_text())
 
 
 def test_a_new_run_starts_from_the_export_of_another(book, tmp_path, capsys):

@@ -206,7 +206,7 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_end(number, whole, tmp_p
     assert 2 <= step < STEPS
     assert [signal.getsignal(each) for each in SIGNALS] == before
     assert_same(go(folder), whole[1])
-    assert regular(folder) == regular(whole[0]) == [8, 10, 12]
+    assert regular(folder) == regular(whole[0]) == [6, 8, 10, 12]  # all are as good, so that the first is the best
 
     def facts(folder):
         return [{name: value for name, value in row.items() if name != "tokens_per_second"} for row in rows(folder)]

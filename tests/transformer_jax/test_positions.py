@@ -95,7 +95,7 @@ def test_hierarchical_positions_refuse_what_has_no_meaning(options, message):
 
 @pytest.mark.parametrize("features", [32, 33])
 def test_a_learned_table_begins_as_sinusoids_of_the_size_asked_for(features):
-    model = LearnedPositions(50, features, stddev=0.3)
+    model = LearnedPositions(50, features, stddev=0.02, sinusoid_range=0.3)
     table_PD = np.asarray(model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]["embedding"])
     assert table_PD.shape == (50, features)
     pairs = features // 2 * 2  # of an odd width the last sine has no cosine
