@@ -126,7 +126,7 @@ def run_seed(options: Options, seed: int, task: Any, config: BertConfig, rows: A
     with tempfile.TemporaryDirectory() as folder:
         arguments = transformers.TrainingArguments(
             output_dir=folder, per_device_train_batch_size=options.batch_size, num_train_epochs=options.epochs,
-            learning_rate=options.learning_rate, lr_scheduler_type="linear", warmup_ratio=0.1, weight_decay=0.01,
+            learning_rate=options.learning_rate, lr_scheduler_type="linear", warmup_steps=0.1, weight_decay=0.01,
             max_grad_norm=1.0, seed=seed, save_strategy="no", report_to=[], logging_steps=50, use_cpu=True,
             remove_unused_columns=False, disable_tqdm=True,
         )  # fmt: skip
