@@ -17,12 +17,14 @@ import safetensors.numpy
 from jax.typing import DTypeLike
 
 from bert_jax.config import BertConfig, ProblemType, default_labels, label_names, unnamed
-from bert_jax.names import Flat, Shapes, from_hugging_face, of_parts, to_hugging_face
-from bert_jax.weights import model_folder, read_weights
+from bert_jax.names import from_hugging_face, of_parts, to_hugging_face
+from bert_jax.weights import model_folder
 from transformer_jax.checkpoints import read_config, write_files
 from transformer_jax.checks import Positions, check_value, listed, require
+from transformer_jax.names import Flat, Shapes
 from transformer_jax.positions import hierarchical_positions
 from transformer_jax.stack import unstack_layers
+from transformer_jax.weights import read_weights
 
 
 class PretrainedModel(nn.Module):
@@ -106,7 +108,7 @@ class PretrainedModel(nn.Module):
             ValueError: names or shapes are not those of this model, or parameters are not finite. Nothing is written.
         """
         folder = Path(folder)
-        tensors = to_hugging_face(unstack_layers(params), self.parameter_shapes())
+        tensors = to_hugging_face(params, self.parameter_shapes())
         config = {"architectures": [type(self).__name__], **self.config.to_json()}
         folder.mkdir(parents=True, exist_ok=True)
         weights = safetensors.numpy.save(tensors, metadata={"format": "pt"})

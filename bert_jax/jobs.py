@@ -7,30 +7,24 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import jax.numpy as jnp
-import tyro
 
-from bert_jax.pipelines import FillMask, QuestionAnswerer, TextClassifier, TextEmbedder, TextError, TokenTagger
+from bert_jax.pipelines import FillMask, QuestionAnswerer, TextClassifier, TextEmbedder, TokenTagger
 from bert_jax.pipelines.runner import Pipeline
 from transformer_jax.checks import LARGEST, Range, require, shown
+from transformer_jax.lines import Job, Record, columns_line, json_line
+from transformer_jax.texts import TextError
 
 Count = Annotated[int, Range(1, LARGEST)]
-Record = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Job(abc.ABC):
-    """Answers lines.
+class PipelineJob(Job):
+    """Answers lines by a pipeline.
 
     Attributes:
-        folder: what holds the model and its tokenizer; or a name of the Hugging Face hub
-        batch_size: lines that go through the model together
-        dtype: numbers to compute with
         format: a JSON object a line, or columns
     """
 
-    folder: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="FOLDER")]]
-    batch_size: Annotated[int, Range(1, 2**16)] = 32
-    dtype: Literal["float32", "bfloat16"] = "float32"
     format: Literal["jsonl", "tsv"] = "jsonl"
 
     pipeline: ClassVar[type[Pipeline]]
@@ -39,13 +33,8 @@ class Job(abc.ABC):
         """The pipeline of the folder."""
         return self.pipeline.from_pretrained(self.folder, jnp.dtype(self.dtype))
 
-    def record(self, line: str) -> Record:
-        """What a line says. Raises ValueError."""
-        return {"text": line}
-
-    @abc.abstractmethod
-    def answers(self, pipeline: Any, records: Sequence[Record]) -> Iterable[Record]:
-        """What the pipeline makes of several lines."""
+    def written(self, record: Record, answer: Record) -> str:
+        return json_line(record | answer) if self.format == "jsonl" else columns_line(self.columns(answer))
 
     @abc.abstractmethod
     def columns(self, answer: Record) -> Iterable[Any]:
@@ -53,7 +42,7 @@ class Job(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
-class FillMaskJob(Job):
+class FillMaskJob(PipelineJob):
     """Fills in each [MASK] of a text a line.
 
     Attributes:
@@ -74,7 +63,7 @@ class FillMaskJob(Job):
 
 
 @dataclasses.dataclass(frozen=True)
-class EmbedJob(Job):
+class EmbedJob(PipelineJob):
     """Gives a vector for each text a line.
 
     Attributes:
@@ -94,7 +83,7 @@ class EmbedJob(Job):
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassifyJob(Job):
+class ClassifyJob(PipelineJob):
     """Says the labels of a text a line, or of a pair of texts with a tab between them.
 
     Columns are a label and its probability, the likeliest first; of a regression the number.
@@ -126,7 +115,7 @@ class ClassifyJob(Job):
 
 
 @dataclasses.dataclass(frozen=True)
-class TagJob(Job):
+class TagJob(PipelineJob):
     """Finds the entities of a text a line.
 
     Columns are label and text of each entity.
@@ -143,7 +132,7 @@ class TagJob(Job):
 
 
 @dataclasses.dataclass(frozen=True)
-class AnswerJob(Job):
+class AnswerJob(PipelineJob):
     """Answers questions out of their contexts.
 
     A line is a question, a tab and its context, or a JSON object with "question" and "context". Columns are the text

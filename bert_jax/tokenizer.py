@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal, Protocol
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from bert_jax.hub import local_folder
 from bert_jax.tokenizer_files import FILES, Settings, assemble, check_special, file_contents, read_backend, reading
 from bert_jax.vocabulary import MAX_VOCABULARY, SPECIAL_TOKENS, check_texts, learn_vocabulary
 from transformer_jax.checkpoints import write_files
 from transformer_jax.checks import LARGEST, Range, Size, check_ids, check_value, listed, require, shown
+from transformer_jax.hub import local_folder
 
 MIN_BUCKET = 16
 

@@ -155,7 +155,8 @@ def _cudnn_obstacle(
         return f"the head size must be a multiple of 8 up to 256, not {head_dim}"
     if drop is not None and drop.rate:
         return "its dropout cannot be reproduced after a restart"
-    if mask is not None and (mask.key_mask_BS is not None or mask.query_segments_BL is not None):
+    facts = () if mask is None else (mask.key_mask_BS, mask.query_segments_BL, mask.query_mask_BLS)
+    if any(fact is not None for fact in facts):
         return "the mask is neither causal nor a length a row"
     if mask is not None and not (isinstance(mask.offset, int) and mask.offset == 0):
         return "the queries do not begin at position 0"
@@ -171,16 +172,24 @@ def _log_choice(name: str, reason: str) -> None:
 
 
 class KVCache(NamedTuple):
-    """Keys and values that were computed before, and how many slots of the S are filled (int32 scalar)."""
+    """Keys and values that were computed before, and how many slots of the S are filled (int32 scalar).
 
-    key_BSHK: Array
-    value_BSHK: Array
+    Heads come first, so that the products of each step of decoding read them as they lie.
+    """
+
+    key_BHSK: Array
+    value_BHSK: Array
     length: Array
 
     @classmethod
     def empty(cls, batch: int, slots: int, heads: int, head_dim: int, dtype: DTypeLike = jnp.float32) -> "KVCache":
-        zeros = jnp.zeros((batch, slots, heads, head_dim), dtype)
+        zeros = jnp.zeros((batch, heads, slots, head_dim), dtype)
         return cls(zeros, zeros, jnp.zeros((), jnp.int32))
+
+    @property
+    def slots(self) -> int:
+        """How many there are."""
+        return self.key_BHSK.shape[-2]
 
     def append(self, k_BLHK: Array, v_BLHK: Array) -> "KVCache":
         """The cache with L more slots filled.
@@ -188,13 +197,22 @@ class KVCache(NamedTuple):
         Past its last slot it would overwrite. That is a ValueError where the filled length is at hand; under `jit` the
         caller sizes it.
         """
-        check_room(self.length, self.key_BSHK.shape[1], k_BLHK.shape[1])
-        start = (0, self.length, 0, 0)
-        return KVCache(
-            jax.lax.dynamic_update_slice(self.key_BSHK, k_BLHK.astype(self.key_BSHK.dtype), start),
-            jax.lax.dynamic_update_slice(self.value_BSHK, v_BLHK.astype(self.value_BSHK.dtype), start),
-            self.length + k_BLHK.shape[1],
-        )
+        check_room(self.length, self.slots, k_BLHK.shape[1])
+
+        def write(old_BHSK: Array, new_BLHK: Array) -> Array:
+            new_BHLK = new_BLHK.swapaxes(1, 2).astype(old_BHSK.dtype)
+            return jax.lax.dynamic_update_slice(old_BHSK, new_BHLK, (0, 0, self.length, 0))
+
+        more = self.length + k_BLHK.shape[1]
+        return KVCache(write(self.key_BHSK, k_BLHK), write(self.value_BHSK, v_BLHK), more)
+
+    def attend(self, q_BLHK: Array, mask: AttentionMask | None, drop: Dropout | None) -> Array:
+        """Attention to what it holds, [B, L, H, K]. Made for a few queries at a time: no `implementation` is asked."""
+        check_mask(mask)
+        if mask is not None:
+            batch, length = q_BLHK.shape[:2]
+            mask.check(batch, length, self.slots)
+        return _attend(q_BLHK.swapaxes(1, 2), self.key_BHSK, self.value_BHSK, mask, drop).swapaxes(1, 2)
 
 
 def check_room(filled: Array | int, slots: int, more: int) -> None:
@@ -263,7 +281,8 @@ class MultiHeadAttention(nn.Module):
             memory: None for self-attention; for cross-attention the encoder's output [B, S, D], or what
                 `project_memory` made of it. With a batch of M times as many queries, M consecutive rows share a
                 row of the memory, as the beams of one sentence do.
-            cache: self-attention over earlier positions: x continues what the cache holds, causally.
+            cache: self-attention over earlier positions: x continues what the cache holds, causally, or as a mask with
+                `query_mask_BLS` says.
             seed: uint32 [2] that draws the dropout of the weights; None means none.
 
         Returns:
@@ -272,34 +291,42 @@ class MultiHeadAttention(nn.Module):
         drop = None if seed is None or self.dropout_rate == 0.0 else Dropout(self.dropout_rate, seed)
         if memory is not None:
             require(cache is None, "a cache is for self-attention; cross-attention takes what project_memory made")
-            return self._cross(x_BLD, self.project_memory(memory), mask, drop), None
+            return self._cross(x_BLD, memory, mask, drop), None
         qkv_BLCHK = constrain(self.qkv(x_BLD), "batch", None, None, "heads", None)
         q_BLHK, k_BSHK, v_BSHK = (qkv_BLCHK[:, :, i] for i in range(3))
         if cache is not None:
-            mask = AttentionMask.causal(offset=cache.length) & mask
+            if mask is None or mask.query_mask_BLS is None:
+                mask = AttentionMask.causal(offset=cache.length) & mask
             cache = cache.append(k_BSHK, v_BSHK)
-            k_BSHK, v_BSHK = cache.key_BSHK, cache.value_BSHK
-        y_BLHK = dot_product_attention(q_BLHK, k_BSHK, v_BSHK, mask, dropout=drop, implementation=self.implementation)
-        return self.out(y_BLHK), cache
+            return self.out(cache.attend(q_BLHK, mask, drop)), cache
+        return self.out(self._attend(q_BLHK, k_BSHK, v_BSHK, mask, drop)), None
 
-    def project_memory(self, memory: Array | KVCache) -> KVCache:
-        """The keys and values of a memory [B, S, D], to be computed once and attended to many times."""
-        if isinstance(memory, KVCache):
-            return memory
-        kv_BSCHK = constrain(self.key_value(memory), "batch", None, None, "heads", None)
-        return KVCache(kv_BSCHK[:, :, 0], kv_BSCHK[:, :, 1], jnp.asarray(memory.shape[1], jnp.int32))
+    def project_memory(self, memory_BSD: Array) -> KVCache:
+        """The keys and values of a memory, to be computed once and attended to many times."""
+        k_BSHK, v_BSHK = self._key_value(memory_BSD)
+        return KVCache(k_BSHK.swapaxes(1, 2), v_BSHK.swapaxes(1, 2), jnp.asarray(memory_BSD.shape[1], jnp.int32))
 
     def weights(self, x_BLD: Array, mask: AttentionMask | None = None) -> Array:
         """The weights of self-attention, computed for looking at them: float32 [B, H, L, L]."""
         qkv_BLCHK = self.qkv(x_BLD)
         return attention_weights(qkv_BLCHK[:, :, 0], qkv_BLCHK[:, :, 1], mask)
 
-    def _cross(self, x_BLD: Array, memory: KVCache, mask: AttentionMask | None, drop: Dropout | None) -> Array:
+    def _key_value(self, memory_BSD: Array) -> tuple[Array, Array]:
+        kv_BSCHK = constrain(self.key_value(memory_BSD), "batch", None, None, "heads", None)
+        return kv_BSCHK[:, :, 0], kv_BSCHK[:, :, 1]
+
+    def _cross(self, x_BLD: Array, memory: Array | KVCache, mask: AttentionMask | None, drop: Dropout | None) -> Array:
         q_BLHK = constrain(self.query(x_BLD), "batch", None, "heads", None)
-        rows = memory.key_BSHK.shape[0]
+        rows = len(memory.key_BHSK if isinstance(memory, KVCache) else memory)
         require(len(x_BLD) % rows == 0 < len(x_BLD), f"{len(x_BLD)} rows of queries cannot share {rows} of the memory")
         shared = q_BLHK.reshape(rows, -1, *q_BLHK.shape[2:])
-        y_BLHK = dot_product_attention(
-            shared, memory.key_BSHK, memory.value_BSHK, mask, dropout=drop, implementation=self.implementation
-        )
+        if isinstance(memory, KVCache):
+            y_BLHK = memory.attend(shared, mask, drop)
+        else:
+            y_BLHK = self._attend(shared, *self._key_value(memory), mask, drop)
         return self.out(y_BLHK.reshape(q_BLHK.shape))
+
+    def _attend(
+        self, q_BLHK: Array, k_BSHK: Array, v_BSHK: Array, mask: AttentionMask | None, drop: Dropout | None
+    ) -> Array:
+        return dot_product_attention(q_BLHK, k_BSHK, v_BSHK, mask, dropout=drop, implementation=self.implementation)

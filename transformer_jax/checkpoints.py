@@ -42,7 +42,7 @@ def save_folder(folder: str | Path, config: dict[str, Any], params: Any, shapes:
     """
     folder = Path(folder)
     flat = flax.traverse_util.flatten_dict(params, sep=".")
-    check_shapes({name: np.shape(leaf) for name, leaf in flat.items()}, shapes, "the parameters are not the model's")
+    check_shapes(shapes_by_name(flat), shapes_by_name(shapes), "the parameters are not the model's")
     tensors = to_float32({name: np.asarray(leaf) for name, leaf in flat.items()}, f"not written to {folder}")
     content = safetensors.numpy.save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
     text = json.dumps(config, indent=2, allow_nan=False) + "\n"
@@ -115,13 +115,17 @@ def to_float32(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.n
     return weights
 
 
-def check_shapes(found: Mapping[str, tuple[int, ...]], shapes: Any, where: str) -> None:
-    """Checks shapes by name, with dots, against a tree of arrays or shapes: exactly the same names and shapes.
+def shapes_by_name(tree: Any, sep: str = ".") -> dict[str, tuple[int, ...]]:
+    """The shapes of a tree of arrays, or of shapes, by the path of each."""
+    return {name: tuple(np.shape(leaf)) for name, leaf in flax.traverse_util.flatten_dict(tree, sep=sep).items()}
+
+
+def check_shapes(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Checks shapes by name: exactly the same names and shapes.
 
     Raises:
         ValueError: it says how many differ, and how the first few do.
     """
-    wanted = {name: leaf.shape for name, leaf in flax.traverse_util.flatten_dict(shapes, sep=".").items()}
     wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
     listing = listed([f"{name} is {found.get(name, 'missing')}, not {wanted.get(name, 'known')}" for name in wrong])
     require(not wrong, f"{where} in {len(wrong)} parameters: {listing}")
@@ -131,6 +135,6 @@ def read_params(folder: str | Path, shapes: Any) -> dict[str, Any]:
     """The folder's parameters as a tree like `shapes`, whose names and shapes must be exactly those of the file."""
     path = Path(folder) / "model.safetensors"
     flat = read_tensors(path)
-    check_shapes({name: leaf.shape for name, leaf in flat.items()}, shapes, f"{path} does not fit its config.json")
+    check_shapes(shapes_by_name(flat), shapes_by_name(shapes), f"{path} does not fit its config.json")
     weights = {name: jnp.asarray(tensor) for name, tensor in to_float32(flat, str(path)).items()}
     return flax.traverse_util.unflatten_dict(weights, sep=".")

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import jax
@@ -86,8 +86,9 @@ Share = Annotated[float, Range(0, 1, open_high=True)]
 def check_fields(config: Any) -> None:
     """Checks every field of a dataclass or NamedTuple against its declared type and range.
 
-    Looked at are int, float, bool, str, None, Literal, unions of these, and `Annotated` with a `Range`; fields of
-    other types pass. A bool is no number, and nan, infinity and what overflows float32 are in no range.
+    Looked at are int, float, bool, str, None, Literal, unions of these and tuples of any length, and `Annotated` with
+    a `Range`; fields of other types pass. A bool is no number, and nan, infinity and what overflows float32 are in no
+    range.
 
     Raises:
         ValueError: a field does not fit; it names the field, what would be right, and the value.
@@ -100,7 +101,8 @@ def check_fields(config: Any) -> None:
 
 def check_value(name: str, value: Any, hint: Any) -> None:
     """Checks one value against a type and range, as `check_fields` does."""
-    require(_fits(value, hint), f"{name} must be {_in_words(hint)}, not {shown(value)}")
+    if not _fits(value, hint):  # a message about a value that fits could take long: it may be a model's parameters
+        raise ValueError(f"{name} must be {_in_words(hint)}, not {shown(value)}")
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -110,6 +112,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return _fits(value, args[0]) and (value is None or all(r.holds(value) for r in ranges))
     if origin in (Union, types.UnionType):
         return any(_fits(value, arg) for arg in args)
+    if origin is tuple and args[1:] == (...,):
+        return isinstance(value, tuple) and all(_fits(each, args[0]) for each in value)
     if origin is Literal:
         return any(type(value) is type(choice) and value == choice for choice in args)
     if hint is int:
@@ -126,6 +130,10 @@ def _in_words(hint: Any) -> str:
         return " ".join([_in_words(args[0]), *(str(extra) for extra in args[1:] if isinstance(extra, Range))])
     if get_origin(hint) is Literal:
         return " or ".join([", ".join(map(repr, args[:-1])), repr(args[-1])] if len(args) > 1 else [repr(args[0])])
+    if get_origin(hint) is Callable:
+        return "a function"
+    if get_origin(hint) is tuple:
+        return f"a tuple, each {_in_words(args[0])}"
     if args:
         return " or ".join(map(_in_words, args))
     words = {int: "an integer", float: "a number", bool: "True or False", str: "a string", types.NoneType: "None"}

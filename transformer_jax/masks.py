@@ -21,6 +21,7 @@ class AttentionMask:
         key_mask_BS: boolean, True for keys that exist.
         key_lengths_B: number of keys that exist, for keys padded on the right.
         query_segments_BL, key_segments_BS: only equal segments attend to each other.
+        query_mask_BLS: boolean, True for keys that a query may attend to, as in a cache that several beams share.
         offset: position of the first query among the keys, for causal masks over a cache.
         is_causal: a query attends to keys at its own position and before.
     """
@@ -29,6 +30,7 @@ class AttentionMask:
     key_lengths_B: Array | None = None
     query_segments_BL: Array | None = None
     key_segments_BS: Array | None = None
+    query_mask_BLS: Array | None = None
     offset: Array | int = 0
     is_causal: bool = flax.struct.field(pytree_node=False, default=False)
 
@@ -83,6 +85,7 @@ class AttentionMask:
             ("key_lengths_B", jnp.integer, (batch,)),
             ("query_segments_BL", jnp.integer, (batch, length)),
             ("key_segments_BS", jnp.integer, (batch, keys)),
+            ("query_mask_BLS", jnp.bool_, (batch, length, keys)),
             ("offset", jnp.integer, ()),
         ):
             if getattr(self, name) is None:
@@ -118,6 +121,7 @@ class AttentionMask:
             key_lengths_B=_either(self.key_lengths_B, other.key_lengths_B, jnp.minimum),
             query_segments_BL=_either(self.query_segments_BL, other.query_segments_BL),
             key_segments_BS=_either(self.key_segments_BS, other.key_segments_BS),
+            query_mask_BLS=_either(self.query_mask_BLS, other.query_mask_BLS, jnp.logical_and),
             offset=self.offset if self.is_causal else other.offset,
             is_causal=self.is_causal or other.is_causal,
         )
@@ -133,6 +137,8 @@ class AttentionMask:
         if self.query_segments_BL is not None and self.key_segments_BS is not None:
             same_BLS = self.query_segments_BL[:, :, None] == self.key_segments_BS[:, None, :]
             parts.append(same_BLS[:, None])
+        if self.query_mask_BLS is not None:
+            parts.append(self.query_mask_BLS[:, None])
         if self.is_causal:
             at_L = jnp.arange(length) + self.offset
             parts.append((jnp.arange(keys)[None, :] <= at_L[:, None])[None, None])
@@ -145,10 +151,13 @@ class AttentionMask:
 
     def of_queries(self, start: Array | int, length: int) -> "AttentionMask":
         """The mask of queries start .. start + length - 1 alone; past the last one it means nothing."""
-        segments_BL = self.query_segments_BL
-        if segments_BL is not None:
-            segments_BL = jnp.take(segments_BL, start + jnp.arange(length), axis=1, mode="clip")
-        return dataclasses.replace(self, query_segments_BL=segments_BL, offset=self.offset + start)
+        at_L = start + jnp.arange(length)
+        rows: dict[str, Any] = {
+            name: jnp.take(value, at_L, axis=1, mode="clip")
+            for name in ("query_segments_BL", "query_mask_BLS")
+            if (value := getattr(self, name)) is not None
+        }
+        return dataclasses.replace(self, **rows, offset=self.offset + start)
 
 
 def check_mask(mask: Any) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,99 +13,15 @@ from jax.typing import DTypeLike
 
 from transformer_jax.attention import check_room
 from transformer_jax.checkpoints import read_config, read_params, save_folder
-from transformer_jax.checks import (
-    Id,
-    Layers,
-    NotNegative,
-    Positions,
-    Share,
-    Size,
-    Width,
-    as_ids,
-    check_fields,
-    check_ids,
-    listed,
-    require,
-    shown,
-)
-from transformer_jax.layers import Activation, Embed, LayerNorm, dropout, dropout_seed, take_rows
+from transformer_jax.checks import as_ids, listed, require, shown
+from transformer_jax.config import TransformerConfig
+from transformer_jax.layers import Axes, Embed, LayerNorm, Owner, dropout, dropout_seed, take_rows
 from transformer_jax.masks import AttentionMask
 from transformer_jax.positions import LearnedPositions, sinusoidal_positions
-from transformer_jax.stack import Decoder, Encoder, Remat, StackConfig, stack_layers, unstack_layers
+from transformer_jax.stack import Decoder, Encoder, stack_layers, unstack_layers
+from transformer_jax.weights import model_folder
 
 MODEL_TYPE = "transformer_jax"
-
-
-@dataclasses.dataclass(frozen=True)
-class TransformerConfig:
-    """The model's make-up; `tiny`, `base` and `big` are presets.
-
-    Attributes:
-        vocab_size: V, shared by source, target and softmax, whose tables are one.
-        embeddings: "scaled" multiplies them by sqrt(D) in front of the positions (section 3.4), "normalised" has a
-            layer normalisation behind the positions instead, as BERT has it.
-        positions: sinusoids in the paper's layout (interleaved) or in Marian's (halves), or a learned table.
-        max_length: rows of a learned table, and of the sinusoids that `position_ids` may ask for.
-        encoder_start_id: what each source begins with; None for nothing. Like the end, it is among the `input_ids`.
-        decoder_start_id: what the decoder reads first; the padding token, as in Marian.
-    The other fields are those of `StackConfig`.
-    """
-
-    vocab_size: Size
-    features: Width = 512
-    num_heads: Width = 8
-    head_dim: Width | None = None
-    mlp_dim: Width = 2048
-    encoder_layers: Layers = 6
-    decoder_layers: Layers = 6
-    activation: Activation = "relu"
-    norm: Literal["pre", "post"] = "post"
-    norm_epsilon: NotNegative = 1e-6
-    embeddings: Literal["scaled", "normalised"] = "scaled"
-    positions: Literal["interleaved", "halves", "learned"] = "interleaved"
-    max_length: Positions = 512
-    dropout_rate: Share = 0.1
-    attention_dropout_rate: Share = 0.0
-    activation_dropout_rate: Share = 0.0
-    attention_bias: bool = True
-    scan_layers: bool = False
-    remat: Remat = "none"
-    pad_id: Id = 0
-    eos_id: Id = 1
-    encoder_start_id: Id | None = None
-    decoder_start_id: Id = 0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        self.stack(self.encoder_layers)  # it checks its heads
-        for name in ("pad_id", "eos_id", "encoder_start_id", "decoder_start_id"):
-            if (id_ := getattr(self, name)) is not None:
-                check_ids(name, id_, self.vocab_size, f"vocab_size is {self.vocab_size}")
-        require(self.pad_id != self.eos_id, f"pad_id and eos_id must differ, but both are {self.pad_id}")
-        even = self.positions == "learned" or self.features % 2 == 0
-        require(even, f"sinusoidal positions need an even width, not features {self.features}")
-
-    @classmethod
-    def tiny(cls, vocab_size: int, **overrides: Any) -> "TransformerConfig":
-        """2 + 2 pre-norm layers of width 128: minutes on a CPU."""
-        sizes = {"features": 128, "num_heads": 4, "mlp_dim": 512, "encoder_layers": 2, "decoder_layers": 2}
-        return cls(vocab_size, **{**sizes, "norm": "pre", **overrides})
-
-    @classmethod
-    def base(cls, vocab_size: int, **overrides: Any) -> "TransformerConfig":
-        """The paper's base model (table 3)."""
-        return cls(vocab_size, **overrides)
-
-    @classmethod
-    def big(cls, vocab_size: int, **overrides: Any) -> "TransformerConfig":
-        """The paper's big model (table 3)."""
-        sizes = {"features": 1024, "num_heads": 16, "mlp_dim": 4096, "dropout_rate": 0.3}
-        return cls(vocab_size, **{**sizes, **overrides})
-
-    def stack(self, num_layers: int) -> StackConfig:
-        """The configuration of one of the two stacks."""
-        shared = {f.name for f in dataclasses.fields(self)} & {f.name for f in dataclasses.fields(StackConfig)}
-        return StackConfig(num_layers=num_layers, **{name: getattr(self, name) for name in shared})
 
 
 class TransformerOutput(NamedTuple):
@@ -122,8 +38,8 @@ class DecoderOutput(NamedTuple):
     cache: Any
 
 
-class Transformer(nn.Module):
-    """Encoder, decoder and one table of embeddings for source, target and softmax (section 3.4).
+class Transformer(Owner):
+    """Encoder, decoder, and one table of embeddings for source, target and softmax (section 3.4), or more of them.
 
     Ids and masks may be lists. Those that do not fit each other are a ValueError; ids that are out of range are one
     where their values are at hand, and give NaN under `jit`.
@@ -133,12 +49,24 @@ class Transformer(nn.Module):
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
+    @nn.nowrap
+    def parameter_axes(self) -> dict[str, Axes]:
+        return {"final_logits_bias": ("vocab",)}
+
     def setup(self) -> None:
         c = self.config
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        self.embedding = Embed(c.vocab_size, c.features, stddev=c.features**-0.5, **types)
-        self.encoder = Encoder(c.stack(c.encoder_layers), **types)
-        self.decoder = Decoder(c.stack(c.decoder_layers), **types)
+        table: dict[str, Any] = {"features": c.features, "stddev": c.features**-0.5, **types}
+        self.embedding = Embed(c.vocab_size, **table)
+        if not c.share_encoder_decoder_embeddings:
+            self.decoder_embedding = Embed(c.target_vocab_size, **table)
+        if not c.tie_word_embeddings:
+            self.lm_head = Embed(c.target_vocab_size, **table)
+        if c.final_logits_bias:
+            zeros, shape = nn.initializers.zeros, (c.target_vocab_size,)
+            self.final_logits_bias = self.param("final_logits_bias", zeros, shape, self.param_dtype)
+        self.encoder = Encoder(c.stack("encoder"), **types)
+        self.decoder = Decoder(c.stack("decoder"), **types)
         if c.positions == "learned":
             self.positions = LearnedPositions(c.max_length, c.features, stddev=0.02, **types)
         if c.embeddings == "normalised":
@@ -198,7 +126,7 @@ class Transformer(nn.Module):
         mask = AttentionMask() if attention_mask is None else AttentionMask.padding(attention_mask, input_ids.shape)
         if segment_ids is not None:
             mask &= AttentionMask.segments(as_ids("segment_ids", segment_ids, input_ids.shape))
-        x_BSD = self._embed(input_ids, position_ids, deterministic)
+        x_BSD = self._embed(self.embedding, input_ids, position_ids, deterministic)
         return self.encoder(x_BSD, mask, deterministic=deterministic)
 
     def decode(
@@ -211,6 +139,7 @@ class Transformer(nn.Module):
         segment_ids: Array | None = None,
         encoder_segment_ids: Array | None = None,
         cache: Any = None,
+        history_BWT: Array | None = None,
         deterministic: bool = True,
     ) -> DecoderOutput:
         """Target tokens [B, L] over a memory -> logits [B, L, V]; NaN for those past the last slot of the cache.
@@ -219,6 +148,8 @@ class Transformer(nn.Module):
             memory: the encoder's output [B, S, D], or what `project_memory` made of it.
             attention_mask: of the source, [B, S].
             cache: from `empty_cache` or the call before; the tokens given continue what it holds.
+            history_BWT: the tokens given are the last ones of W beams, which stand at one position; see
+                `transformer_jax.decoding.Tokens`. The cache has T * W slots.
         """
         decoder_input_ids = as_ids("decoder_input_ids", decoder_input_ids)
         cross = AttentionMask() if attention_mask is None else AttentionMask.padding(attention_mask)
@@ -231,15 +162,24 @@ class Transformer(nn.Module):
             own &= AttentionMask.segments(segment_ids)
             cross &= AttentionMask.segments(segment_ids, encoder_segment_ids)
         filled: Array | int = 0
-        reach = decoder_input_ids.shape[1]
+        reach = length = decoder_input_ids.shape[1]
         if cache is not None:
             filled, reach = self._extent(cache)
-            check_room(filled, reach, decoder_input_ids.shape[1])
-            slots_1L = filled + jnp.arange(decoder_input_ids.shape[1])[None, :]
+            check_room(filled, reach, length)
+            slots_1L = filled + jnp.arange(length)[None, :]
             decoder_input_ids = jnp.where(slots_1L < reach, decoder_input_ids, -1)
-        x_BLD = self._embed(decoder_input_ids, position_ids, deterministic, filled, reach)
+        steps_L = jnp.arange(length)
+        if history_BWT is not None:
+            fits = cache is not None and position_ids is None and reach % length == 0
+            require(fits, f"history_BWT needs a cache with a multiple of {length} slots, and no position_ids")
+            filled, reach, steps_L = filled // length, reach // length, jnp.zeros_like(steps_L)
+            own &= AttentionMask(query_mask_BLS=_slots_of_beams(history_BWT[:, :, :reach], filled))
+        where_1L = (filled + steps_L)[None, :]
+        x_BLD = self._embed(
+            self._target_table(), decoder_input_ids, position_ids, deterministic, where_1L=where_1L, reach=reach
+        )
         x_BLD, cache = self.decoder(x_BLD, memory, own, cross, cache=cache, deterministic=deterministic)
-        return DecoderOutput(self.embedding.attend(x_BLD), cache)
+        return DecoderOutput(self._logits(x_BLD), cache)
 
     def project_memory(self, encoded_BSD: Array) -> Any:
         """Every decoder layer's keys and values of the encoder's output, computed once for all steps of decoding."""
@@ -253,16 +193,25 @@ class Transformer(nn.Module):
     def from_pretrained(
         cls, folder: str | Path, dtype: DTypeLike = jnp.float32
     ) -> tuple["Transformer", dict[str, Any]]:
-        """Reads a folder that `save_pretrained` wrote -> (model, params in the layout that its config asks for).
+        """Reads a folder of `save_pretrained`, or a Marian -> (model, params in the layout that its config asks for).
+
+        A Marian is a folder in Hugging Face's layout, or a repository of the hub, whose config.json says model_type
+        "marian"; see `transformer_jax.marian`.
 
         Raises:
-            ValueError: a file is missing, the folder is of another model type, or names or shapes do not fit.
+            ValueError: there is no such folder, a file is missing, the folder is of another model type, or names or
+                shapes do not fit.
         """
+        folder = model_folder(folder)
         fields = read_config(folder)
         kind = fields.pop("model_type", None)
+        if kind == "marian":
+            from transformer_jax.marian import load_marian  # which is made of what is here
+
+            return load_marian(folder, fields, dtype)
         require(
             kind == MODEL_TYPE,
-            f"{folder}/config.json: model_type {shown(kind)}, but only {MODEL_TYPE!r} can be read",
+            f"{folder}/config.json: model_type {shown(kind)}, but only {MODEL_TYPE!r} and 'marian' can be read",
         )
         unknown = sorted(fields.keys() - {f.name for f in dataclasses.fields(TransformerConfig)})
         require(not unknown, f"{folder}/config.json: unknown field {listed(unknown)}")
@@ -297,24 +246,36 @@ class Transformer(nn.Module):
     def _extent(self, cache: Any) -> tuple[Array, int]:
         """How many slots of a cache are filled, and how many there are."""
         if self.config.scan_layers:
-            return cache.length[0], cache.key_BSHK.shape[2]
-        return cache[0].length, cache[0].key_BSHK.shape[1]
+            return cache.length[0], cache.slots
+        return cache[0].length, cache[0].slots
+
+    def _target_table(self) -> Embed:
+        return self.embedding if self.config.share_encoder_decoder_embeddings else self.decoder_embedding
+
+    def _logits(self, x_BLD: Array) -> Array:
+        """What the decoder made, [B, L, D] -> float32 [B, L, V]."""
+        table = self._target_table() if self.config.tie_word_embeddings else self.lm_head
+        logits_BLV = table.attend(x_BLD)
+        if self.config.final_logits_bias:
+            logits_BLV += self.final_logits_bias.astype(jnp.float32)[None, None, :]
+        return logits_BLV
 
     def _embed(
         self,
+        table: Embed,
         ids_BL: Array,
         position_ids: Array | None,
         deterministic: bool,
-        start: Array | int = 0,
+        where_1L: Array | None = None,
         reach: int | None = None,
     ) -> Array:
-        """Embeddings and positions; without `position_ids` those from `start` on, all of them below `reach`."""
+        """Rows of a table and positions; without `position_ids` those at `where_1L`, all of them below `reach`."""
         c, (batch, length) = self.config, ids_BL.shape
         rows = reach = reach or length
         if c.positions == "learned":
             require(reach <= c.max_length, f"{reach} tokens, but the position table has {c.max_length} rows")
         if position_ids is None:
-            position_ids = start + jnp.arange(length)[None, :]
+            position_ids = jnp.arange(length)[None, :] if where_1L is None else where_1L
         else:
             position_ids = as_ids("position_ids", position_ids)
             right = position_ids.shape in ((batch, length), (1, length))
@@ -323,14 +284,24 @@ class Transformer(nn.Module):
         if c.positions == "learned":
             positions_BLD = self.positions(position_ids)
         else:
-            table = sinusoidal_positions(rows, c.features, c.positions)
-            positions_BLD = take_rows("positions", jnp.asarray(table, self.dtype), position_ids)
+            sinusoids_PD = sinusoidal_positions(rows, c.features, c.positions)
+            positions_BLD = take_rows("positions", jnp.asarray(sinusoids_PD, self.dtype), position_ids)
+        x_BLD = table(ids_BL)
         if c.embeddings == "scaled":
-            x_BLD = self.embedding(ids_BL) * jnp.asarray(c.features**0.5, self.dtype) + positions_BLD
-        else:
-            x_BLD = self.embedding_norm(self.embedding(ids_BL) + positions_BLD)
+            x_BLD *= jnp.asarray(c.features**0.5, self.dtype)
+        x_BLD += positions_BLD
+        if c.embeddings == "normalised":
+            x_BLD = self.embedding_norm(x_BLD)
         seed = None if deterministic else dropout_seed(self.make_rng("dropout"))
         return dropout(x_BLD, c.dropout_rate, seed)
+
+
+def _slots_of_beams(history_BWT: Array, position: Array | int) -> Array:
+    """Boolean [B, W, T * W]: the slots of a cache, W at each position, that hold each beam's past and its own token."""
+    B, W, T = history_BWT.shape
+    whose_BWTW = history_BWT[..., None] == jnp.arange(W)[None, None, None, :]
+    past_T = jnp.arange(T) <= position
+    return (whose_BWTW & past_T[None, None, :, None]).reshape(B, W, T * W)
 
 
 def shift_right(labels: Array, start_id: int) -> Array:

@@ -7,9 +7,9 @@ from bert_jax.pipelines.answer import Answer, Answers, QuestionAnswerer
 from bert_jax.pipelines.classify import TextClassifier
 from bert_jax.pipelines.embed import TextEmbedder
 from bert_jax.pipelines.fill_mask import Filled, FillMask
-from bert_jax.pipelines.runner import TextError, TextsCut
 from bert_jax.pipelines.sentence_transformers import EmbedderSettings
 from bert_jax.pipelines.tag import Entity, TokenTagger
+from transformer_jax.texts import TextError, TextsCut
 
 __all__ = [
     "Answer",

@@ -11,10 +11,11 @@ from tokenizers import Encoding
 
 from bert_jax.checkpoints import PretrainedModel
 from bert_jax.heads import BertForQuestionAnswering
-from bert_jax.pipelines.runner import BATCH_SIZE, Batch, Pipeline, TextError, forward
+from bert_jax.pipelines.runner import BATCH_SIZE, Batch, Pipeline, forward
 from bert_jax.spans import Answer, best_spans
 from bert_jax.vocabulary import check_texts
 from transformer_jax.checks import LARGEST, Range, Size, check_fields, check_value, require
+from transformer_jax.texts import TextError
 
 
 class Answers(NamedTuple):

@@ -14,9 +14,10 @@ from tokenizers import Encoding
 
 from bert_jax.checkpoints import PretrainedModel
 from bert_jax.heads import BertForMaskedLM
-from bert_jax.pipelines.runner import BATCH_SIZE, Batch, Pipeline, TextError, forward
+from bert_jax.pipelines.runner import BATCH_SIZE, Batch, Pipeline, forward
 from bert_jax.vocabulary import check_texts
 from transformer_jax.checks import Range, check_value, shown
+from transformer_jax.texts import TextError
 
 Fills = list[tuple[str, float]]
 

@@ -1,6 +1,5 @@
 """What all pipelines share: how they are read from a folder, and how texts go through a model."""
 
-import contextlib
 import dataclasses
 import itertools
 import warnings
@@ -12,50 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from bert_jax.checkpoints import PretrainedModel
 from bert_jax.tokenizer import BertTokenizer, Ids
-from transformer_jax.checks import Range, check_value, listed, require
+from transformer_jax.checks import Range, check_value, require
+from transformer_jax.texts import TextsCut, progress
 
 BATCH_SIZE = 32
-# Shorter lists have no progress bar.
-MANY_BATCHES = 32
 
 Batch = dict[str, np.ndarray]
-
-
-class TextError(ValueError):
-    """One of several texts cannot be answered.
-
-    Attributes:
-        index: its place in the list.
-        reason: what is wrong with it.
-    """
-
-    def __init__(self, name: str, index: int, reason: str) -> None:
-        super().__init__(f"{name}[{index}] {reason}")
-        self.index, self.reason = index, reason
-
-
-class TextsCut(UserWarning):
-    """Texts have more tokens than the model reads.
-
-    Attributes:
-        longest: how many it reads.
-        indices: places of the texts in the list.
-    """
-
-    def __init__(self, longest: int, indices: list[int]) -> None:
-        super().__init__(self.line(longest, "texts", indices))
-        self.longest, self.indices = longest, indices
-
-    @staticmethod
-    def line(longest: int, name: str, numbers: Sequence[int]) -> str:
-        """The message, for texts under another name and numbers."""
-        these = listed([str(number) for number in numbers])
-        return f"the model reads of a text its first {longest} tokens: the end of {name} {these} is left out"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +78,7 @@ class Pipeline:
                 yield rows, step(self.tokenizer.pad_to_bucket([encodings[index] for index in rows], self.longest))
 
         results: list[Any] = [None] * len(encodings)
-        with _progress(len(order), len(batches)) as advance:
+        with progress(len(order), len(batches)) as advance:
             # A batch is on its way while the one before is read.
             for (rows, found), _ in itertools.pairwise(itertools.chain(launched(), [None])):
                 leaves, tree = jax.tree.flatten(jax.device_get(found))
@@ -139,16 +103,3 @@ def forward(model: PretrainedModel, params: Mapping[str, Any], batch: Batch, **o
     """The model's output for the arrays of `BertTokenizer.pad`."""
     inputs = (batch["input_ids"], batch["token_type_ids"], batch["attention_mask"])
     return model.apply({"params": params}, *inputs, **options)
-
-
-@contextlib.contextmanager
-def _progress(texts: int, batches: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr where that is a terminal and there is much to do."""
-    console = Console(stderr=True)
-    if batches < MANY_BATCHES or not console.is_terminal:
-        yield lambda count: None
-        return
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=texts)
-        yield lambda count: bar.advance(task, count)

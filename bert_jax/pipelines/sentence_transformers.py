@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bert_jax.hub import local_folder
 from bert_jax.tokenizer_files import FILES as TOKENIZER_FILES
-from bert_jax.weights import FILES as WEIGHT_FILES
 from transformer_jax.checkpoints import read_json
 from transformer_jax.checks import Size, check_fields, check_value, listed, require, shown
+from transformer_jax.hub import local_folder
+from transformer_jax.weights import FILES as WEIGHT_FILES
 
 MODULES, SENTENCES, PROMPTS = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
 FILES = (MODULES, PROMPTS, SENTENCES, f"*/{SENTENCES}", "*/config.json")

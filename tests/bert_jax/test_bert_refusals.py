@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert_jax import BertConfig, BertModel
-from bert_jax.hub import local_folder
+from transformer_jax.hub import local_folder
 
 CONFIG = BertConfig.tiny(
     vocab_size=40, hidden_size=16, num_attention_heads=2, intermediate_size=24, max_position_embeddings=32

@@ -1,6 +1,7 @@
 """`python -m bert_jax`: a line in, a line out, and one line where something is wrong."""
 
 import contextlib
+import functools
 import io
 import json
 import signal
@@ -23,8 +24,9 @@ from bert_jax import (
     TextEmbedder,
     TokenTagger,
 )
-from bert_jax import __main__ as program
+from bert_jax.jobs import JOBS
 from tests.bert_jax.folders import save_small, small_tokenizer
+from transformer_jax import lines as program
 
 TEXTS = ["the cat sat", "dogs ran over  green hills, while", "mat!", "東京 É \u2028 the\x0b!", "a"]
 MODELS = {
@@ -54,7 +56,7 @@ def call(folders, monkeypatch, capfdbinary):
     def call(job, content, *options, folder=None):
         content = content if isinstance(content, bytes) else "".join(f"{line}\n" for line in content).encode()
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-        code = program.run([job, folder or folders[job], *options])
+        code = program.run("bert_jax", JOBS, [job, folder or folders[job], *options])
         out, error = capfdbinary.readouterr()
         assert out == b"" or out.endswith(b"\n")
         return code, out.decode().split("\n")[:-1], error.decode()
@@ -171,7 +173,7 @@ def test_chunks_and_line_ends(call, monkeypatch):
 
 def test_memory_does_not_grow_with_the_input(folders, monkeypatch):
     monkeypatch.setattr(program, "CHUNK", 1)
-    job = program.JOBS["classify"](folders["classify"], batch_size=4)
+    job = JOBS["classify"](folders["classify"], batch_size=4)
     written, read = io.BytesIO(), 0
 
     def lines():
@@ -181,7 +183,7 @@ def test_memory_does_not_grow_with_the_input(folders, monkeypatch):
             assert read <= written.getvalue().count(b"\n") + 4
             yield b"the cat\n"
 
-    program.answer_lines(job, job.load(), lines(), written, 4)
+    program.answer_lines("bert_jax", job, job.load(), lines(), written, 4)
     assert written.getvalue().count(b"\n") == read == 30
 
 
@@ -190,7 +192,7 @@ def test_what_is_cut_is_told_by_line(call, monkeypatch):
     code, out, error = call("embed", ["a", "cat " * 30, "a", "a", "cat " * 40], "--batch-size", "3")
     assert code == 0 and len(out) == 5
     assert error == "".join(
-        f"bert_jax: the model reads of a text its first 24 tokens: the end of lines {number} is left out\n"
+        f"bert_jax: of a text the first 24 tokens are read: the end of lines {number} is left out\n"
         for number in (2, 5)
     )
 
@@ -249,11 +251,12 @@ def test_folders_are_refused(call, tmp_path):
 
 
 def test_usage(capsys):
-    assert program.run([]) == 2 and program.run(["--help"]) == 0
-    assert capsys.readouterr().out == f"{program.USAGE}\n" * 2
-    assert program.run(["paint", "x"]) == 2
+    run = functools.partial(program.run, "bert_jax", JOBS)
+    assert run([]) == 2 and run(["--help"]) == 0
+    assert capsys.readouterr().out == f"{program.usage('bert_jax', JOBS)}\n" * 2
+    assert run(["paint", "x"]) == 2
     assert "unknown job 'paint': choose one of fill-mask, embed" in capsys.readouterr().err
-    assert program.run(["answer", "--help"]) == 0
+    assert run(["answer", "--help"]) == 0
     assert "--max-answer-length" in capsys.readouterr().out
 
 

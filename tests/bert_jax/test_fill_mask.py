@@ -127,7 +127,7 @@ def test_what_is_cut_off_is_said(folder):
     fill = FillMask.from_pretrained(folder)
     texts = ["[MASK] cat", "[MASK]" + " cat" * 37, "the [MASK]" + " cat" * 60]
     with pytest.warns(
-        UserWarning, match=r"reads of a text its first 40 tokens: the end of texts 2 is left out"
+        UserWarning, match=r"of a text the first 40 tokens are read: the end of texts 2 is left out"
     ) as caught:
         answers = fill(texts, top_k=2)
     assert caught[0].filename == __file__ and len(answers) == 3

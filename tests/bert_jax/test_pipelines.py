@@ -109,7 +109,7 @@ def test_pairs(classifier):
     assert together != classifier(TEXTS)
     with pytest.raises(ValueError, match="5 texts, but 1 pairs"):
         classifier(TEXTS, ["a"])
-    with pytest.warns(TextsCut, match="its first 32 tokens: the end of texts 1 is left out") as caught:
+    with pytest.warns(TextsCut, match="the first 32 tokens are read: the end of texts 1 is left out") as caught:
         classifier(["a", "cat"], ["the", "mat " * 40])
     assert caught[0].filename == __file__
 

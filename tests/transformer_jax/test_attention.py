@@ -319,7 +319,7 @@ def test_a_cache_makes_no_difference(pieces):
 def test_what_an_unfilled_cache_holds_does_not_matter():
     module, params = layer()
     empty = KVCache.empty(B, 5, H, D // H)
-    dirty = KVCache(empty.key_BSHK + 7.0, empty.value_BSHK - 5.0, empty.length)
+    dirty = KVCache(empty.key_BHSK + 7.0, empty.value_BHSK - 5.0, empty.length)
     run = jax.jit(lambda cache: module.apply({"params": params}, jnp.asarray(X), cache=cache)[0])
     np.testing.assert_array_equal(run(empty), run(dirty))
 
@@ -333,7 +333,7 @@ def test_beams_share_the_memory_of_their_sentence():
     repeated, _ = apply(repeated_mask, memory=np.repeat(MEMORY, 3, axis=0))
     np.testing.assert_allclose(shared, repeated, atol=1e-6)
     projected = module.apply({"params": params}, MEMORY, method="project_memory")
-    assert projected.key_BSHK.shape == (B, S, H, D // H)
+    assert projected.key_BHSK.shape == (B, H, S, D // H)
     np.testing.assert_array_equal(apply(MASKS["padding"], memory=projected)[0], shared)
 
 

@@ -29,7 +29,8 @@ class Options:
     word: Literal["a", "b"] = "a"
     mixed: bool | Literal["never"] = False
     text: str = ""
-    shape: tuple[int, ...] = ()
+    sizes: tuple[Size, ...] = ()
+    table: dict[str, int] | None = None
     also: Annotated[int, Range(1, 8, also=(-1,))] = 1
 
     def __post_init__(self):
@@ -52,6 +53,7 @@ class Options2(NamedTuple):
         ("mixed", [0, 1, "ever", None, ["never"]]),
         ("text", [b"", None, 0]),
         ("also", [0, -2, 9, True, None]),
+        ("sizes", [3, [3], (0,), (1, "2"), (HUGE,), None]),
     ],
 )
 def test_a_field_of_another_type_or_out_of_range_is_named_with_its_value(field, values):
@@ -63,8 +65,8 @@ def test_a_field_of_another_type_or_out_of_range_is_named_with_its_value(field, 
 
 def test_fields_of_the_right_type_and_range_pass():
     for fields in (
-        {"size": 2**31 - 1, "optional": 1, "share": 0, "plain": -3, "flag": True, "word": "b", "mixed": "never"},
-        {"share": 0.999, "plain": 3e38, "mixed": True, "text": "x", "shape": "not looked at", "also": -1},
+        {"size": 2**31 - 1, "optional": 1, "share": 0, "plain": -3, "flag": True, "word": "b", "sizes": (1, 2)},
+        {"share": 0.999, "plain": 3e38, "mixed": True, "text": "x", "table": {"not": "looked at"}, "also": -1},
     ):
         Options(**fields)
     check_fields(Options2(4))

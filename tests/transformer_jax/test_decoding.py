@@ -1,7 +1,4 @@
-"""The searches against straightforward ones: Python loops, float64, no cache, everything sorted.
-
-The toy model is a table of logits: a hash of the whole prefix, and of the sentence, chooses the row.
-"""
+"""The searches against straightforward ones: Python loops, float64, no cache, everything sorted."""
 
 import functools
 import itertools
@@ -13,81 +10,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.transformer_jax.toy import (
+    EOS,
+    PAD,
+    START,
+    B,
+    V,
+    beam_oracle,
+    greedy_oracle,
+    make_table,
+    next_hash,
+    padded,
+    penalty,
+    toy_log_probs,
+    toy_step,
+)
 from transformer_jax import SearchOptions, beam_search, generate, greedy_search, stack_layers
-
-ROWS, V, B = 499, 7, 3
-START, PAD, EOS = 2, 3, 1
-
-
-def make_table(seed, vocab=V):
-    """Logits [ROWS, V] that end a sentence after a few tokens, sometimes sooner and sometimes never."""
-    table = np.random.default_rng(seed).normal(size=(ROWS, vocab)) * 2
-    table[:, EOS] += 1.0
-    return table.astype(np.float32)
-
-
-def next_hash(state, token):
-    return (state * 31 + token + 1) % ROWS
-
-
-def toy_step(table, ids_R, hash_R):
-    hash_R = next_hash(hash_R, ids_R)
-    return table[hash_R], hash_R
-
-
-def toy_log_probs(table, sentence):
-    """prefix -> float64 log-probabilities of the next token."""
-    table = table.astype(np.float64)
-
-    def log_probs(prefix):
-        logits = table[functools.reduce(next_hash, prefix, sentence)]
-        return logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
-
-    return log_probs
-
-
-def penalty(length, options):
-    base = length if options.score == "hf" else (5 + length) / 6
-    return base**options.length_penalty
-
-
-def padded(prefix, options):
-    return [*prefix, *[options.pad_id] * (options.max_length - len(prefix))]
-
-
-def greedy_oracle(log_probs, options):
-    prefix = [options.start_id]
-    while len(prefix) < options.max_length and prefix[-1] != options.eos_id:
-        prefix.append(int(np.argmax(log_probs(tuple(prefix)))))
-    return padded(prefix, options)
-
-
-def beam_oracle(log_probs, options):
-    """One sentence; [(score, ids)] of the finished hypotheses, best first."""
-    W, running, finished = options.num_beams, [(0.0, (options.start_id,))], []
-    for generated in range(1, options.max_length):
-        candidates = [(p + q, (*ids, v)) for p, ids in running for v, q in enumerate(log_probs(ids))]
-        candidates = sorted(candidates, key=lambda c: -c[0])[: 2 * W]
-        ended = [ids[-1] == options.eos_id or len(ids) == options.max_length for _, ids in candidates]
-        finished += [
-            (p / penalty(generated, options), ids) for (p, ids), e in zip(candidates[:W], ended, strict=False) if e
-        ]
-        finished = sorted(finished, key=lambda c: -c[0])[:W]
-        running = [c for c, e in zip(candidates, ended, strict=True) if not e][:W]
-        if len(finished) < W:
-            continue
-        if options.early_stopping is True or not running:
-            break
-        hopeful = options.early_stopping == "never" and options.length_penalty > 0
-        best_length = options.max_length - 1 if hopeful else generated
-        if running[0][0] / penalty(best_length, options) <= finished[-1][0]:
-            break
-    return finished
+from transformer_jax.decoding import reordering
 
 
 @functools.partial(jax.jit, static_argnums=2)
 def search(table, sentences, options):
-    step = functools.partial(toy_step, table)
+    step = reordering(functools.partial(toy_step, table))
     if options.num_beams == 1:
         return greedy_search(step, sentences, len(sentences), options)
     return beam_search(step, jnp.repeat(sentences, options.num_beams), len(sentences), options)
@@ -109,8 +53,11 @@ CASES = [
     SearchOptions(8, START, EOS, PAD, 3, length_penalty, early_stopping, score)
     for score, early_stopping, length_penalty in [
         *itertools.product(("hf", "paper"), (True, False, "never"), (1.0,)),
+        ("marian", False, 1.0),
+        ("marian", True, 0.6),
         ("hf", "never", 0.0),
         ("hf", "never", -1.0),
+        ("hf", False, -5.0),
         ("hf", False, 2.0),
         ("paper", False, 0.6),
     ]
@@ -369,7 +316,7 @@ def test_bfloat16_generates(make_transformer):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preset": "marian"}, "preset must be 'hf' or 'paper', not 'marian'"),
+        ({"preset": "fairseq"}, "preset must be 'hf', 'paper' or 'marian', not 'fairseq'"),
         ({"num_beams": 0}, "num_beams must be an integer from 1 to 1024, not 0"),
         ({"max_length": 1}, "max_length must be an integer from 2 to .*, not 1"),
         ({"early_stopping": "nevr"}, "early_stopping must be True or False or 'never', not 'nevr'"),

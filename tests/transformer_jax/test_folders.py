@@ -56,7 +56,7 @@ def refuse(folder, message):
         ({"dropout_rate": "0"}, "dropout_rate must be a number"),
         ({"attention_bias": 1}, "attention_bias must be True or False, not 1"),
         ({"scan_layers": "no"}, "scan_layers must be True or False"),
-        ({"embeddings": "normalized"}, "embeddings must be 'scaled' or 'normalised', not 'normalized'"),
+        ({"embeddings": "normalized"}, "embeddings must be 'scaled', 'plain' or 'normalised', not 'normalized'"),
         ({"encoder_start_id": 11}, "encoder_start_id must lie between 0 and 10 .vocab_size is 11."),
         ({"pad_id": 11}, "pad_id must lie between 0 and 10 .vocab_size is 11."),
         ({"eos_id": -1}, "eos_id must be an integer from 0"),

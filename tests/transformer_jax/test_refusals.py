@@ -1,5 +1,6 @@
 """What has no right answer gets none: ids out of range, arguments that do not fit, parameters that are NaN."""
 
+import functools
 import math
 
 import flax.linen as nn
@@ -20,6 +21,7 @@ from transformer_jax import (
     greedy_search,
     logical_axes,
 )
+from transformer_jax.decoding import reordering
 from transformer_jax.layers import Owner, dropout
 
 SOURCES = np.array([[5, 6, 9, 7], [8, 4, 0, 0], [3, 0, 0, 0]])
@@ -136,7 +138,7 @@ def test_tokens_past_the_cache_are_refused_or_nan(make_transformer, positions):
         *[({"num_beams": n}, "num_beams must be an integer from 1 to 1024") for n in (-1, 2.0, True, 10**9)],
         *[({"max_length": n}, "max_length must be an integer from 2 to") for n in (0, -5, 8.0, 10**10, None)],
         *[({"early_stopping": x}, "early_stopping must be True or False or 'never'") for x in (1, 0, None, [])],
-        ({"preset": []}, r"preset must be 'hf' or 'paper', not \[\]"),
+        ({"preset": []}, r"preset must be 'hf', 'paper' or 'marian', not \[\]"),
     ],
 )
 def test_generate_refuses_what_it_cannot_mean(tiny, arguments, message):
@@ -195,7 +197,7 @@ def test_a_row_that_breaks_late_is_broken_whole_and_alone(value, num_beams, when
     def run(break_it):
         cache = (jnp.int32(0), jnp.repeat(jnp.arange(3), num_beams))
         search = greedy_search if num_beams == 1 else beam_search
-        return search(lambda ids, cache: step(break_it, ids, cache), cache, 3, options)
+        return search(reordering(functools.partial(step, break_it)), cache, 3, options)
 
     whole, broken = run(False), run(True)
     ids, expected = (broken, whole) if num_beams == 1 else (broken[0], whole[0])
@@ -211,7 +213,7 @@ def test_searches_check_their_options(search):
     for change in ({"max_length": 1}, {"num_beams": 0}, {"length_penalty": math.nan}, {"eos_id": -1}, {"score": "x"}):
         options = SearchOptions(6, 0, 1, 0)._replace(**change)
         with pytest.raises(ValueError, match=f"{next(iter(change))} must be"):
-            search(lambda ids, cache: (jnp.zeros((len(ids), V)), cache), None, 2, options)
+            search(reordering(lambda ids, cache: (jnp.zeros((len(ids), V)), cache)), None, 2, options)
 
 
 # --- layers ------------------------------------------------------------------------------------------------------

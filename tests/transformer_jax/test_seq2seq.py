@@ -302,8 +302,8 @@ def test_missing_and_unknown_parameters_are_named(folder):
 
 
 def test_folders_of_other_models_are_refused(folder):
-    rewrite_config(folder, model_type="marian")
-    with pytest.raises(ValueError, match="model_type 'marian'"):
+    rewrite_config(folder, model_type="bart")
+    with pytest.raises(ValueError, match="model_type 'bart', but only 'transformer_jax' and 'marian' can be read"):
         Transformer.from_pretrained(folder)
 
 
@@ -369,3 +369,14 @@ def test_a_save_that_fails_keeps_what_was_there(folder, tiny, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         model.save_pretrained(folder, jax.tree.map(lambda x: x + 1, params))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_beams_need_a_cache_of_their_slots(tiny):
+    model, params = tiny
+    ids, history = jnp.ones((1, 2), jnp.int32), jnp.zeros((1, 2, 4), jnp.int32)
+    run = functools.partial(model.apply, {"params": params}, method="decode", history_BWT=history)
+    memory = model.apply({"params": params}, ids, method="encode")
+    cache = model.apply({"params": params}, 1, 7, method="empty_cache")
+    for given in ({}, {"cache": cache}, {"cache": cache, "position_ids": ids}):
+        with pytest.raises(ValueError, match="history_BWT needs a cache with a multiple of 2 slots"):
+            run(ids, memory, **given)

@@ -1,0 +1,263 @@
+"""Decoding with a Transformer, ids in, ids out: `generate`, and what `Translator` runs."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from transformer_jax import decoding
+from transformer_jax.attention import KVCache
+from transformer_jax.checks import as_ids, check_fields, check_ids, check_value, concrete, listed, require
+from transformer_jax.decoding import (
+    BROKEN,
+    BeamSearch,
+    Constraint,
+    Preset,
+    Search,
+    SearchOptions,
+    Step,
+    Tokens,
+    ensemble,
+)
+from transformer_jax.masks import AttentionMask
+from transformer_jax.seq2seq import Transformer
+
+CHUNK = 16  # tokens between two looks at which sentences are done
+SLOTS = 32  # positions that a cache begins with
+
+
+class Decoding(NamedTuple):
+    """What a step of a Transformer reads besides tokens; a row a sentence.
+
+    Attributes:
+        memory: every layer's keys and values of the source.
+        mask_BS: which of them are tokens.
+        cache: every layer's keys and values of the outputs, W slots a position.
+    """
+
+    memory: Any
+    mask_BS: Array
+    cache: Any
+
+
+def decoder_step(model: Transformer, params: dict[str, Any]) -> Step:
+    """The step function of a model, whose cache is a `Decoding`."""
+
+    def step(tokens: Tokens, state: Decoding) -> tuple[Array, Decoding]:
+        out = model.apply(
+            {"params": params},
+            tokens.ids_BW,
+            state.memory,
+            state.mask_BS,
+            cache=state.cache,
+            history_BWT=tokens.history_BWT,
+            method="decode",
+        )
+        logits_BWV, cache = cast(Any, out)
+        return logits_BWV, state._replace(cache=cache)
+
+    return step
+
+
+def read_source(
+    model: Transformer, params: dict[str, Any], input_ids: Array, mask_BS: Array, beams: int, slots: int
+) -> Decoding:
+    """The encoder's part, and an empty cache for so many beams and positions."""
+
+    def run(method: str, *args: Any) -> Any:
+        return model.apply({"params": params}, *args, method=method)
+
+    input_ids = jnp.where(jnp.any(mask_BS, axis=1, keepdims=True), input_ids, BROKEN)
+    memory = run("project_memory", run("encode", input_ids, mask_BS))
+    return Decoding(memory, mask_BS, run("empty_cache", len(input_ids), slots * beams))
+
+
+def generate(
+    model: Transformer,
+    params: dict[str, Any],
+    input_ids: ArrayLike,
+    attention_mask: ArrayLike | None = None,
+    *,
+    num_beams: int = 4,
+    length_penalty: float = 1.0,
+    early_stopping: bool | Literal["never"] = False,
+    max_length: int = 64,
+    preset: Preset = "hf",
+    constraints: Sequence[Constraint] = (),
+) -> Array:
+    """The best output for each source: ids [B, max_length] int32, from the start token on, padded behind the end.
+
+    A row without any token that is attended to, or with scores that are NaN or infinite, has no output: see Raises, and
+    under `jit`, where values cannot be seen, its ids are -1 behind the start token.
+
+    Args:
+        input_ids: source tokens [B, S]; an array, or lists of one length.
+        attention_mask: [B, S], 1 or True for tokens; by default everything but the padding token.
+        num_beams: W; 1 is greedy search, which takes no account of the penalty.
+        length_penalty, early_stopping, preset: see `SearchOptions`, whose score is named by `preset`.
+        max_length: start and end token included.
+        constraints: see `transformer_jax.decoding.constraints`.
+
+    Raises:
+        ValueError: an option is out of range, ids or mask are not what the model reads, or rows have no output. It
+            names the option or the rows.
+    """
+    check_value("preset", preset, Preset)
+    c = model.config
+    options = SearchOptions(
+        max_length, c.decoder_start_id, c.eos_id, c.pad_id, num_beams, length_penalty, early_stopping, preset
+    )
+    check_fields(options)
+    input_ids = as_ids("input_ids", input_ids)
+    check_ids("input_ids", input_ids, c.vocab_size, f"the model's vocabulary of {c.vocab_size}")
+    input_ids = jnp.asarray(input_ids)
+    tokens = input_ids != c.pad_id if attention_mask is None else attention_mask
+    mask_BS = cast(Array, AttentionMask.padding(tokens, input_ids.shape).key_mask_BS)
+    refuse_rows(~mask_BS.any(axis=1), "hold no token that is attended to")
+    ids_BT = _generate(model, options, params, input_ids, mask_BS, tuple(constraints))
+    broken = "have scores that are not finite: look for nan or infinity in the parameters"
+    refuse_rows(ids_BT[:, 1] == BROKEN, f"{broken}, or for constraints that leave no token" if constraints else broken)
+    return ids_BT
+
+
+def refuse_rows(wrong_B: Array, reason: str) -> None:
+    """Raises ValueError where rows are wrong, if that can be seen."""
+    wrong = concrete(wrong_B)
+    rows = [] if wrong is None else [str(row) for row in np.flatnonzero(wrong)]
+    require(not rows, f"rows {listed(rows)} of input_ids {reason}")
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _generate(
+    model: Transformer,
+    options: SearchOptions,
+    params: dict[str, Any],
+    input_ids: Array,
+    mask_BS: Array,
+    constraints: tuple[Constraint, ...],
+) -> Array:
+    state = read_source(model, params, input_ids, mask_BS, options.num_beams, options.max_length)
+    step, rows = decoder_step(model, params), len(input_ids)
+    if options.num_beams == 1:
+        return decoding.greedy_search(step, state, rows, options, constraints)
+    return decoding.beam_search(step, state, rows, options, constraints)[0][:, 0]
+
+
+# --- many sentences, in pieces ------------------------------------------------------------------------------------
+
+
+def decode(
+    models: tuple[Transformer, ...],
+    search: Search,
+    params: tuple[dict[str, Any], ...],
+    input_ids: Array,
+    mask_BS: Array,
+    limit_B: Array,
+    constraints: tuple[Constraint, ...] = (),
+    keys_B: Array | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """All outputs of a batch: ids [B, W, T] and scores [B, W], as `search.outputs` gives them.
+
+    Not for `jit`: it looks at which sentences are done every `CHUNK` tokens. The others go on in half as many rows as
+    soon as they fit, and a cache that is full goes on in one twice as long, so that short outputs pay for little.
+
+    Args:
+        models, params: one, or several that decide together, see `ensemble`.
+        limit_B: the most tokens of each output, its start and end among them.
+        constraints: arrays in them have a row a sentence.
+        keys_B: typed keys by which each sentence's samples are drawn.
+    """
+    T, W = search.options.max_length, search.options.num_beams
+    for leaf in jax.tree.leaves(constraints):
+        require(leaf.shape[:1] == (len(input_ids),), f"constraints hold {leaf.shape}: give {len(input_ids)} rows")
+    slots = min(T, SLOTS)
+    state = _begin(models, search, slots, params, input_ids, mask_BS, limit_B, constraints, keys_B)
+    rows = np.arange(len(input_ids))
+    ids_BWT = np.full((len(rows), W, T), search.options.pad_id, np.int32)
+    scores_BW = np.zeros((len(rows), W), np.float32)
+    while True:
+        state = _advance(models, search, params, state, jnp.int32(min(slots, int(state.length) + CHUNK)))
+        is_open_B, length = np.asarray(state.is_open_B), int(state.length)
+        left, size = int(is_open_B.sum()), len(rows)
+        is_done = not left or length >= T
+        while size % 2 == 0 and left <= size // 2:
+            size //= 2
+        if is_done or size < len(rows):
+            ids, scores = search.outputs(state)
+            ids_BWT[rows], scores_BW[rows] = np.asarray(ids), np.asarray(scores)
+        if is_done:
+            return ids_BWT, scores_BW
+        if size < len(rows):
+            kept = np.argsort(~is_open_B, kind="stable")[:size]  # the open ones first
+            state, rows = _keep(state, jnp.asarray(kept)), rows[kept]
+        if length >= slots:
+            slots = min(T, 2 * slots)
+            state = _lengthen(W * slots, state)
+
+
+def _step(models: tuple[Transformer, ...], params: tuple[dict[str, Any], ...]) -> Step:
+    return ensemble([decoder_step(model, own) for model, own in zip(models, params, strict=True)])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _begin(
+    models: tuple[Transformer, ...],
+    search: Search,
+    slots: int,
+    params: tuple[dict[str, Any], ...],
+    input_ids: Array,
+    mask_BS: Array,
+    limit_B: Array,
+    constraints: tuple[Constraint, ...],
+    keys_B: Array | None,
+) -> Any:
+    beams = search.options.num_beams
+    caches = tuple(
+        read_source(model, own, input_ids, mask_BS, beams, slots) for model, own in zip(models, params, strict=True)
+    )
+    if isinstance(search, BeamSearch):
+        return search.begin(caches, limit_B, constraints)
+    if keys_B is None:
+        keys_B = jax.random.split(jax.random.key(0), len(input_ids))
+    return search.begin(caches, limit_B, keys_B, constraints)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+def _advance(
+    models: tuple[Transformer, ...], search: Search, params: tuple[dict[str, Any], ...], state: Any, length: Array
+) -> Any:
+    return decoding.advance(search, _step(models, params), state, length)
+
+
+@jax.jit
+def _keep(state: Any, rows_N: Array) -> Any:
+    """The state of some sentences alone."""
+
+    def take(x: Any) -> Any:
+        if isinstance(x, KVCache):
+            key, value = (jnp.take(y, rows_N, axis=y.ndim - 4) for y in (x.key_BHSK, x.value_BHSK))
+            return KVCache(key, value, x.length)
+        return x if x.ndim == 0 else jnp.take(x, rows_N, axis=0)
+
+    return jax.tree.map(take, state, is_leaf=lambda x: isinstance(x, KVCache))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _lengthen(slots: int, state: Any) -> Any:
+    """The state with room for more tokens in its caches."""
+
+    def longer(x: Any) -> Any:
+        if not isinstance(x, KVCache):
+            return x
+        room = [(0, 0)] * (x.key_BHSK.ndim - 2) + [(0, slots - x.slots), (0, 0)]
+        return KVCache(jnp.pad(x.key_BHSK, room), jnp.pad(x.value_BHSK, room), x.length)
+
+    def lengthened(source: Decoding) -> Decoding:
+        return source._replace(cache=jax.tree.map(longer, source.cache, is_leaf=lambda x: isinstance(x, KVCache)))
+
+    return state._replace(cache=tuple(map(lengthened, state.cache)))

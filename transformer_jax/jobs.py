@@ -1,0 +1,138 @@
+"""The jobs of `python -m transformer_jax`."""
+
+import dataclasses
+import itertools
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+import jax.numpy as jnp
+
+from transformer_jax.checks import Id, Range, Size, require
+from transformer_jax.decoding import Beam, Length, Penalty, Preset
+from transformer_jax.lines import Job, Record, columns_line, json_line
+from transformer_jax.minimum_risk import by_risk
+from transformer_jax.translator import Seed, Translation, Translator
+
+
+@dataclasses.dataclass(frozen=True)
+class SentencesJob(Job):
+    """Outputs for a sentence a line, which is an empty line where that is one.
+
+    What is not UTF-8 in a line is read as U+FFFD, and told.
+
+    Attributes:
+        format: the best output alone; or columns, score and text of each output; or a JSON object a line
+        max_length: tokens of a sentence; what is longer is cut, and told
+        max_output_length: tokens of an output; at most 50 more than its sentence has
+        ensemble: folders of models that decide together with that of FOLDER
+        min_length: tokens of an output, the start token among them, before it may end
+        repetition_penalty: what scores of tokens that an output has already are divided by
+        no_repeat_ngram_size: n, where no n tokens in a row come twice in an output; 0 for none
+
+    What is None is as the folder says.
+    """
+
+    format: Literal["text", "tsv", "jsonl"] = "text"
+    max_length: Length | None = None
+    max_output_length: Length | None = None
+    ensemble: tuple[str, ...] = ()
+    min_length: Id | None = None
+    repetition_penalty: Annotated[float, Range(0, open_low=True)] | None = None
+    no_repeat_ngram_size: Id | None = None
+
+    settings: ClassVar[tuple[str, ...]] = (
+        "batch_size",
+        "max_length",
+        "max_output_length",
+        "min_length",
+        "repetition_penalty",
+        "no_repeat_ngram_size",
+    )
+
+    def load(self) -> Any:
+        given = {name: getattr(self, name) for name in self.settings if getattr(self, name) is not None}
+        return Translator.from_pretrained(self.folder, jnp.dtype(self.dtype), ensemble=self.ensemble, **given)
+
+    def text(self, number: int, line: bytes) -> str:
+        try:
+            return super().text(number, line)
+        except ValueError as error:
+            warnings.warn(f"{error}: what cannot be read there is read as U+FFFD", stacklevel=2)
+            return super().text(number, line.decode("utf-8", "replace").encode())
+
+    def written(self, record: Record, answer: Record) -> str:
+        outputs: list[Translation] = answer["outputs"]
+        if self.format == "jsonl":
+            said = [{"text": output.text, "score": output.score} for output in outputs]
+            return json_line({**record, "translations": said})
+        if self.format == "tsv":
+            return columns_line(cell for output in outputs for cell in (output.score, output.text))
+        return columns_line([outputs[0].text if outputs else ""])
+
+
+@dataclasses.dataclass(frozen=True)
+class TranslateJob(SentencesJob):
+    """Translates a sentence a line by beam search.
+
+    Attributes:
+        num_beams: 1 is greedy search; 4 where the folder does not say
+        length_penalty: 0.6 where the folder does not say
+        early_stopping: when a search ends, see SearchOptions
+        preset: how outputs are scored; paper where the folder does not say
+        n_best: outputs of a sentence, the best first
+    """
+
+    num_beams: Beam | None = None
+    length_penalty: Penalty | None = None
+    early_stopping: bool | Literal["never"] | None = None
+    preset: Preset | None = None
+    n_best: Size = 1
+
+    settings = (*SentencesJob.settings, "num_beams", "length_penalty", "early_stopping", "preset")
+
+    def load(self) -> Translator:
+        translator = super().load()
+        beams = translator.num_beams
+        require(self.n_best <= beams, f"--n-best {self.n_best} is more than the {beams} of --num-beams")
+        return translator
+
+    def answers(self, loaded: Translator, records: Sequence[Record]) -> Iterable[Record]:
+        for outputs in loaded.n_best([record["text"] for record in records]):
+            yield {"outputs": outputs[: self.n_best]}
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleJob(SentencesJob):
+    """Draws outputs for a sentence a line.
+
+    Attributes:
+        count: outputs of a sentence
+        temperature: below 1 nearer to the likeliest token, above 1 nearer to chance
+        top_k: draw from the k likeliest tokens alone; 0 for all
+        top_p: draw from the fewest tokens whose probabilities come to p
+        seed: decides what is drawn
+        minimum_risk: put the output first that has the most in common with the others, by chrF
+    """
+
+    count: Beam = 1
+    temperature: Annotated[float, Range(0, open_low=True)] = 1.0
+    top_k: Id = 0
+    top_p: Annotated[float, Range(0, 1, open_low=True)] = 1.0
+    seed: Seed = 0
+    minimum_risk: bool = False
+
+    def load(self) -> tuple[Translator, Iterator[int]]:
+        """What draws, and how many sentences came before."""
+        return super().load(), itertools.count()
+
+    def answers(self, loaded: tuple[Translator, Iterator[int]], records: Sequence[Record]) -> Iterable[Record]:
+        translator, places = loaded
+        first, *_ = itertools.islice(places, len(records))
+        how: dict[str, Any] = {name: getattr(self, name) for name in ("temperature", "top_k", "top_p")}
+        texts = [record["text"] for record in records]
+        for outputs in translator.sample(texts, self.count, self.seed, first=first, **how):
+            yield {"outputs": by_risk(outputs) if self.minimum_risk else outputs}
+
+
+JOBS: dict[str, type[Job]] = {"translate": TranslateJob, "sample": SampleJob}
