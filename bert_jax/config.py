@@ -96,7 +96,6 @@ class BertConfig:
         )
         for name in ("id2label", "slot_labels"):
             names = getattr(self, name)
-            require(isinstance(names, tuple), f"{name} must be a tuple of names, not {shown(names)}")
             label_names(name, names)
         require(len(self.id2label) > 0, "id2label must name at least one label")
         require(

@@ -15,9 +15,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compiling is nearly all of what these tests take; without optimisation it takes a third.
 jax.config.update("jax_disable_most_optimizations", True)
 
-# What a shell runs in the background ignores Ctrl-C, and so would every program that a test starts and interrupts.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# What a shell runs in the background ignores Ctrl-C, and nohup the end of a terminal; so would every program that a
+# test starts and interrupts.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -5,13 +5,14 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bert_jax import BertTokenizer, warm_start
+from train.architecture import PRESETS, Architecture, Preset
 from train.data import cldr_pairs
 from train.data.batches import TokenBatches, bucket_lengths
 from train.data.fingerprint import fingerprint, fingerprint_of, fingerprint_of_model
@@ -47,7 +48,6 @@ from transformer_jax.tokenizer import JsonTokenizer, load_tokenizer, save_tokeni
 EVAL_BATCHES = 16
 # Batches have a multiple of so many rows on every mesh: up to 8 shards leave the batches what they are.
 ROW_MULTIPLE = 8
-PRESETS = {"tiny": TransformerConfig.tiny, "base": TransformerConfig.base, "big": TransformerConfig.big}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +57,9 @@ class TranslateConfig(JobConfig):
     run: Path = Path("runs/translate")
     data: tuple[str, ...] = ()
     """A TSV file (source, tab, target; .gz too), two aligned files, or tfds:NAME/FROM-TO."""
-    preset: Literal["tiny", "base", "big"] = "tiny"
+    preset: Preset = "tiny"
     """Size of the model."""
+    architecture: Architecture = dataclasses.field(default_factory=Architecture)
     model: str = ""
     """Folder of a Transformer to go on from, with its vocabulary, such as the export of a run; or of a BERT, whose
     layers the encoder and the decoder then start from."""
@@ -95,7 +96,10 @@ def main(config: TranslateConfig) -> None:
     """Runs the job: trains, averages the last checkpoints, exports, scores the held-out pairs and shows ten."""
     check_options(config)
     if config.model:
-        refuse_idle(config, ("preset", "vocab_size"), f"beside --model {config.model}, which decides it")
+        decided = f"beside --model {config.model}, which decides it"
+        refuse_idle(config, ("preset", "vocab_size"), decided)
+        names = tuple(field.name for field in dataclasses.fields(Architecture))
+        refuse_idle(config.architecture, names, decided, "--architecture.")
     if not config.data:
         refuse_idle(config, ("held_out",), "without --data")
         refuse_idle(config.eval, ("data",), "without --data", "--eval.")
@@ -106,6 +110,7 @@ def main(config: TranslateConfig) -> None:
             f"--average {config.average} checkpoints: only {config.checkpoint.keep} are kept; "
             f"give --checkpoint.keep {config.average}"
         )
+    config.architecture.config(config.preset, config.vocab_size)  # it says now what cannot be
     mesh = make_mesh(config.mesh)
     start = load_start(config)
     config = with_learning_rate(config, learning_rate_of(start.model.config) if start else config.preset)
@@ -299,11 +304,13 @@ def learning_rate_of(model: TransformerConfig) -> str:
 
 def make_model(config: TranslateConfig, start: Start | None, vocab_size: int) -> Transformer:
     how: dict[str, Any] = {"scan_layers": config.scan_layers, "remat": config.remat}
-    made = dataclasses.replace(start.model.config, **how) if start else PRESETS[config.preset](vocab_size, **how)
+    if start:
+        made = dataclasses.replace(start.model.config, **how)
+    else:
+        made = config.architecture.config(config.preset, vocab_size, **how)
     if made.positions == "learned" and made.max_length < config.max_length:
         raise InputError(
-            f"--max-length {config.max_length}: --model {config.model} has {made.max_length} learned positions; "
-            "give at most so many"
+            f"--max-length {config.max_length}: the model has {made.max_length} learned positions; give at most so many"
         )
     return Transformer(made, dtype=jnp.dtype(config.dtype))
 

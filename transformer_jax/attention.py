@@ -58,7 +58,8 @@ def dot_product_attention(
     """
     check_value("implementation", implementation, Implementation)
     _check_operands(q_BLHK, k_BSHK, v_BSHK, mask)
-    obstacle = _cudnn_obstacle(jax.default_backend(), q_BLHK.dtype, q_BLHK.shape[-1], mask, dropout)
+    sizes = (q_BLHK.shape[-1], v_BSHK.shape[-1])
+    obstacle = _cudnn_obstacle(jax.default_backend(), q_BLHK.dtype, sizes, mask, dropout)
     require(implementation != "cudnn" or not obstacle, f"cuDNN attention is not possible here: {obstacle}")
     reason = "asked for"
     if implementation == "auto":
@@ -104,7 +105,7 @@ def _attend_in_blocks(
 
     Zeros fill up the last block; what becomes of them is cut off, so that their gradient is 0.
     """
-    B, H, L, K = q_BHLK.shape
+    (B, H, L, K), value_dim = q_BHLK.shape, v_BHSK.shape[-1]
     blocks = -(-L // BLOCK)
     size = -(-L // blocks)
 
@@ -118,7 +119,7 @@ def _attend_in_blocks(
     q_NBHMK = jnp.moveaxis(filled_BHLK.reshape(B, H, blocks, size, K), 2, 0)
     # `map` is a loop, in which the compiler cannot merge the two computations of the weights in any case.
     y_NBHMK = jax.lax.map(jax.checkpoint(attend, prevent_cse=False), (jnp.arange(blocks), q_NBHMK))
-    return jnp.moveaxis(y_NBHMK, 0, 2).reshape(B, H, blocks * size, K)[:, :, :L]
+    return jnp.moveaxis(y_NBHMK, 0, 2).reshape(B, H, blocks * size, value_dim)[:, :, :L]
 
 
 def _check_operands(q_BLHK: Array, k_BSHK: Array, v_BSHK: Array, mask: AttentionMask | None) -> None:
@@ -127,8 +128,9 @@ def _check_operands(q_BLHK: Array, k_BSHK: Array, v_BSHK: Array, mask: Attention
         require(fits, f"{name} must be [batch, length, heads, head size], nothing of it empty, not {[*jnp.shape(x)]}")
         require(jnp.issubdtype(x.dtype, jnp.floating), f"{name} must be floating-point numbers, not {x.dtype}")
     (B, L, H, K), S = q_BLHK.shape, k_BSHK.shape[1]
-    for name, x in (("keys", k_BSHK), ("values", v_BSHK)):
-        require(x.shape == (B, S, H, K), f"{name} must be {[B, S, H, K]} as queries and keys ask, not {[*x.shape]}")
+    for name, x, size in (("keys", k_BSHK, K), ("values", v_BSHK, v_BSHK.shape[-1])):
+        wanted = (B, S, H, size)
+        require(x.shape == wanted, f"{name} must be {[*wanted]} as queries and keys ask, not {[*x.shape]}")
     check_mask(mask)
     if mask is not None:
         mask.check(B, L, S)
@@ -144,13 +146,16 @@ def _choose(scores: int, obstacle: str) -> tuple[Implementation, str]:
 
 
 def _cudnn_obstacle(
-    backend: str, dtype: DTypeLike, head_dim: int, mask: AttentionMask | None, drop: Dropout | None
+    backend: str, dtype: DTypeLike, sizes: tuple[int, int], mask: AttentionMask | None, drop: Dropout | None
 ) -> str:
     """Why cuDNN's fused attention cannot be used, or "" if it can."""
     if backend != "gpu":
         return f"the backend is {backend}"
     if dtype not in (jnp.bfloat16, jnp.float16):
         return f"it computes in bfloat16 or float16, not {jnp.dtype(dtype).name}"
+    head_dim, value_dim = sizes
+    if head_dim != value_dim:
+        return f"keys have the size {head_dim}, but values {value_dim}"
     if head_dim > 256 or head_dim % 8:
         return f"the head size must be a multiple of 8 up to 256, not {head_dim}"
     if drop is not None and drop.rate:
@@ -182,9 +187,17 @@ class KVCache(NamedTuple):
     length: Array
 
     @classmethod
-    def empty(cls, batch: int, slots: int, heads: int, head_dim: int, dtype: DTypeLike = jnp.float32) -> "KVCache":
-        zeros = jnp.zeros((batch, heads, slots, head_dim), dtype)
-        return cls(zeros, zeros, jnp.zeros((), jnp.int32))
+    def empty(
+        cls,
+        batch: int,
+        slots: int,
+        heads: int,
+        head_dim: int,
+        dtype: DTypeLike = jnp.float32,
+        key_dim: int | None = None,
+    ) -> "KVCache":
+        keys, values = (jnp.zeros((batch, heads, slots, size), dtype) for size in (key_dim or head_dim, head_dim))
+        return cls(keys, values, jnp.zeros((), jnp.int32))
 
     @property
     def slots(self) -> int:
@@ -226,11 +239,13 @@ class MultiHeadAttention(nn.Module):
     """Multi-head attention (Vaswani et al. 2017, section 3.2.2) for self- and cross-attention.
 
     Self-attention computes queries, keys and values in one product, `qkv` with kernel [D, 3, H, K]; cross-attention
-    has `query` [D, H, K] and `key_value` [D, 2, H, K]. Both end in `out` [H, K, D].
+    has `query` [D, H, K] and `key_value` [D, 2, H, K]. Where keys have a size of their own, both have `query`, `key`
+    and `value`. Both end in `out` [H, K, D].
 
     Attributes:
         features: the width D.
         head_dim: K, by default D / H.
+        key_dim: of queries and keys, by default K.
         dropout_rate: of the attention weights.
     """
 
@@ -243,6 +258,7 @@ class MultiHeadAttention(nn.Module):
     implementation: Implementation = "auto"
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    key_dim: Width | None = None
 
     def setup(self) -> None:
         check_fields(self)
@@ -252,6 +268,8 @@ class MultiHeadAttention(nn.Module):
         )
         D, H = self.features, self.num_heads
         K = self.head_dim or D // H
+        keys = self.key_dim or K
+        self.is_fused = keys == K
 
         def project(equation: str, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> Projection:
             return Projection(
@@ -260,7 +278,9 @@ class MultiHeadAttention(nn.Module):
 
         heads = ("heads", "head_dim")
         self.qkv = project("BLD,DCHK->BLCHK", (D, 3, H, K), ("embed", None, *heads))
-        self.query = project("BLD,DHK->BLHK", (D, H, K), ("embed", *heads))
+        self.query = project("BLD,DHK->BLHK", (D, H, keys), ("embed", *heads))
+        self.key = project("BLD,DHK->BLHK", (D, H, keys), ("embed", *heads))
+        self.value = project("BLD,DHK->BLHK", (D, H, K), ("embed", *heads))
         self.key_value = project("BLD,DCHK->BLCHK", (D, 2, H, K), ("embed", None, *heads))
         self.out = project("BLHK,HKD->BLD", (H, K, D), (*heads, "embed"))
 
@@ -292,8 +312,7 @@ class MultiHeadAttention(nn.Module):
         if memory is not None:
             require(cache is None, "a cache is for self-attention; cross-attention takes what project_memory made")
             return self._cross(x_BLD, memory, mask, drop), None
-        qkv_BLCHK = constrain(self.qkv(x_BLD), "batch", None, None, "heads", None)
-        q_BLHK, k_BSHK, v_BSHK = (qkv_BLCHK[:, :, i] for i in range(3))
+        q_BLHK, k_BSHK, v_BSHK = self._query_key_value(x_BLD)
         if cache is not None:
             if mask is None or mask.query_mask_BLS is None:
                 mask = AttentionMask.causal(offset=cache.length) & mask
@@ -308,12 +327,18 @@ class MultiHeadAttention(nn.Module):
 
     def weights(self, x_BLD: Array, mask: AttentionMask | None = None) -> Array:
         """The weights of self-attention, computed for looking at them: float32 [B, H, L, L]."""
-        qkv_BLCHK = self.qkv(x_BLD)
-        return attention_weights(qkv_BLCHK[:, :, 0], qkv_BLCHK[:, :, 1], mask)
+        q_BLHK, k_BLHK, _ = self._query_key_value(x_BLD)
+        return attention_weights(q_BLHK, k_BLHK, mask)
 
-    def _key_value(self, memory_BSD: Array) -> tuple[Array, Array]:
-        kv_BSCHK = constrain(self.key_value(memory_BSD), "batch", None, None, "heads", None)
-        return kv_BSCHK[:, :, 0], kv_BSCHK[:, :, 1]
+    def _query_key_value(self, x_BLD: Array) -> list[Array]:
+        if self.is_fused:
+            return _unfused(self.qkv(x_BLD))
+        return [constrain(part(x_BLD), "batch", None, "heads", None) for part in (self.query, self.key, self.value)]
+
+    def _key_value(self, memory_BSD: Array) -> list[Array]:
+        if self.is_fused:
+            return _unfused(self.key_value(memory_BSD))
+        return [constrain(part(memory_BSD), "batch", None, "heads", None) for part in (self.key, self.value)]
 
     def _cross(self, x_BLD: Array, memory: Array | KVCache, mask: AttentionMask | None, drop: Dropout | None) -> Array:
         q_BLHK = constrain(self.query(x_BLD), "batch", None, "heads", None)
@@ -323,10 +348,16 @@ class MultiHeadAttention(nn.Module):
         if isinstance(memory, KVCache):
             y_BLHK = memory.attend(shared, mask, drop)
         else:
-            y_BLHK = self._attend(shared, *self._key_value(memory), mask, drop)
-        return self.out(y_BLHK.reshape(q_BLHK.shape))
+            k_BSHK, v_BSHK = self._key_value(memory)
+            y_BLHK = self._attend(shared, k_BSHK, v_BSHK, mask, drop)
+        return self.out(y_BLHK.reshape(*q_BLHK.shape[:3], -1))
 
     def _attend(
         self, q_BLHK: Array, k_BSHK: Array, v_BSHK: Array, mask: AttentionMask | None, drop: Dropout | None
     ) -> Array:
         return dot_product_attention(q_BLHK, k_BSHK, v_BSHK, mask, dropout=drop, implementation=self.implementation)
+
+
+def _unfused(y_BLCHK: Array) -> list[Array]:
+    y_BLCHK = constrain(y_BLCHK, "batch", None, None, "heads", None)
+    return [y_BLCHK[:, :, i] for i in range(y_BLCHK.shape[2])]

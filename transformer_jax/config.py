@@ -25,6 +25,7 @@ class TransformerConfig:
 
     Attributes:
         vocab_size: V of the source, and of target and softmax too unless `decoder_vocab_size` says otherwise.
+        key_dim: of queries and keys, by default that of values, `head_dim`.
         decoder_num_heads, decoder_mlp_dim: those of the encoder by default.
         embeddings: "scaled" multiplies them by sqrt(D) in front of the positions (section 3.4), "plain" does not,
             "normalised" has a layer normalisation behind the positions instead, as BERT has it.
@@ -43,6 +44,7 @@ class TransformerConfig:
     features: Width = 512
     num_heads: Width = 8
     head_dim: Width | None = None
+    key_dim: Width | None = None
     mlp_dim: Width = 2048
     encoder_layers: Layers = 6
     decoder_layers: Layers = 6

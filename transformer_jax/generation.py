@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from transformer_jax import decoding
 from transformer_jax.attention import KVCache
@@ -198,6 +198,15 @@ def decode(
         if length >= slots:
             slots = min(T, 2 * slots)
             state = _lengthen(W * slots, state)
+
+
+def cast_matrices(params: Any, dtype: DTypeLike) -> Any:
+    """The parameters with their matrices in the type that a model computes in, once instead of at each step."""
+
+    def cast(path: tuple[Any, ...], leaf: Any) -> Any:
+        return jnp.asarray(leaf, dtype) if path[-1].key in ("kernel", "embedding") else jnp.asarray(leaf)
+
+    return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def _step(models: tuple[Transformer, ...], params: tuple[dict[str, Any], ...]) -> Step:

@@ -87,6 +87,7 @@ def _refuse_others(config: TransformerConfig) -> None:
         "positions": config.positions != "learned",
         "attention_bias": config.attention_bias,
         "head_dim": all(config.head_dim in (None, config.features / count) for count in heads),
+        "key_dim": config.key_dim in (None, config.head_dim, config.features / config.num_heads),
         "encoder_start_id": config.encoder_start_id is None,
     }
     wrong = [f"{name} {shown(getattr(config, name))}" for name, right in fits.items() if not right]

@@ -51,6 +51,7 @@ class StackConfig:
     features: Width = 512
     num_heads: Width = 8
     head_dim: Width | None = None
+    key_dim: Width | None = None
     mlp_dim: Width = 2048
     activation: Activation = "relu"
     norm: Literal["pre", "post"] = "post"
@@ -92,6 +93,7 @@ class _Layer(nn.Module):
             c.attention,
             self.dtype,
             self.param_dtype,
+            c.key_dim,
         )
 
     @nn.nowrap
@@ -331,7 +333,8 @@ class Decoder(_Stack):
     def empty_cache(self, batch: int, slots: int) -> Any:
         """A cache for every layer, with room for `slots` target positions."""
         c = self.config
-        one = KVCache.empty(batch, slots, c.num_heads, c.head_dim or c.features // c.num_heads, self.dtype)
+        head_dim = c.head_dim or c.features // c.num_heads
+        one = KVCache.empty(batch, slots, c.num_heads, head_dim, self.dtype, c.key_dim)
         if c.scan_layers:
             return jax.tree.map(lambda x: jnp.broadcast_to(x, (c.num_layers, *x.shape)), one)
         return [one] * c.num_layers

@@ -1,6 +1,7 @@
 """Translation of sentences."""
 
 import dataclasses
+import functools
 import itertools
 import math
 import warnings
@@ -34,7 +35,7 @@ from transformer_jax.decoding import (
     TopP,
 )
 from transformer_jax.decoding_defaults import DecodingDefaults, constraints_of, read_decoding_defaults
-from transformer_jax.generation import decode
+from transformer_jax.generation import cast_matrices, decode
 from transformer_jax.seq2seq import Transformer
 from transformer_jax.texts import TextError, TextsCut, progress
 from transformer_jax.tokenizer import (
@@ -271,11 +272,10 @@ class Translator:
             self.early_stopping,
             self.preset,
         )
-        models, params = zip((self.model, self.params), *self.others, strict=True)
         ids_BWT, scores_BW = decode(
-            models,
+            (self.model, *(model for model, _ in self.others)),
             kind(options),
-            params,
+            self._weights,
             jnp.asarray(ids_BS),
             jnp.asarray(np.arange(width)[None, :] < lengths_B[:, None]),
             jnp.asarray(limit_B),
@@ -286,6 +286,11 @@ class Translator:
             ids_WT, scores_W = ids_BWT[row, :, : limit_B[row]], scores_BW[row].tolist()
             require(ids_WT[0, 1] != BROKEN, _NOTHING)
             yield [(self._ids(ids), score) for ids, score in zip(ids_WT, scores_W, strict=True) if score > -math.inf]
+
+    @functools.cached_property
+    def _weights(self) -> tuple[dict[str, Any], ...]:
+        """The parameters of all models, in the type that they are multiplied in."""
+        return tuple(cast_matrices(params, model.dtype) for model, params in ((self.model, self.params), *self.others))
 
     def _rows(self, count: int) -> int:
         """Of a batch with so many sentences: each number is a program of its own, to be compiled."""

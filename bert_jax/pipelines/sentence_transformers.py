@@ -50,7 +50,7 @@ class EmbedderSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        right = isinstance(self.pooling, tuple) and self.pooling != () and {*self.pooling} <= POOLINGS.keys()
+        right = self.pooling != () and {*self.pooling} <= POOLINGS.keys()
         require(right, f"pooling must be a tuple of {listed([*POOLINGS])}, not {shown(self.pooling)}")
         require(isinstance(self.prompts, Mapping), f"prompts must be texts by name, not {shown(self.prompts)}")
         for name, prompt in self.prompts.items():

@@ -153,5 +153,5 @@ def test_labels_that_contradict_themselves(fields, words):
 
 
 def test_labels_of_a_configuration_are_a_tuple():
-    with pytest.raises(ValueError, match=r"id2label must be a tuple of names, not \['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"id2label must be a tuple, each a string, not \['a', 'b'\]"):
         BertConfig(id2label=["a", "b"])

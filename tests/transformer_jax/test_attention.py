@@ -74,6 +74,14 @@ def test_attention_and_its_gradient_are_those_of_the_definition(name, implementa
         )
 
 
+@pytest.mark.parametrize("implementation", ["xla", "blocked"])
+def test_values_may_have_a_size_of_their_own(implementation, monkeypatch):
+    monkeypatch.setattr(attention, "BLOCK", 2)
+    wide = np.concatenate([VALUE, 2 * VALUE], axis=-1)
+    y = dot_product_attention(*map(jnp.asarray, (Q, KEY, wide)), implementation=implementation)
+    np.testing.assert_allclose(y, attention_oracle(Q, KEY, wide, None), atol=1e-5)
+
+
 def test_weights_sum_to_one_and_are_zero_where_masked():
     mask = MASKS["segments"]
     weights_BHLS = np.asarray(attention_weights(jnp.asarray(Q), jnp.asarray(KEY), mask))
@@ -203,15 +211,16 @@ def test_memory_grows_with_the_length_and_not_with_its_square(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("cpu", jnp.bfloat16, 64, None, None), "backend is cpu"),
-        (("gpu", jnp.dtype("float32"), 64, None, None), "not float32"),
-        (("gpu", jnp.bfloat16, 264, None, None), "not 264"),
-        (("gpu", jnp.bfloat16, 12, None, None), "not 12"),
-        (("gpu", jnp.bfloat16, 64, None, Dropout(0.1, SEED)), "dropout"),
-        (("gpu", jnp.bfloat16, 64, MASKS["padding"], None), "neither causal nor a length"),
-        (("gpu", jnp.bfloat16, 64, MASKS["segments"], None), "neither causal nor a length"),
-        (("gpu", jnp.bfloat16, 64, MASKS["offset"], None), "position 0"),
-        (("gpu", jnp.bfloat16, 64, AttentionMask.causal(jnp.int32(0)), None), "position 0"),
+        (("cpu", jnp.bfloat16, (64, 64), None, None), "backend is cpu"),
+        (("gpu", jnp.dtype("float32"), (64, 64), None, None), "not float32"),
+        (("gpu", jnp.bfloat16, (264, 264), None, None), "not 264"),
+        (("gpu", jnp.bfloat16, (12, 12), None, None), "not 12"),
+        (("gpu", jnp.bfloat16, (16, 64), None, None), "keys have the size 16, but values 64"),
+        (("gpu", jnp.bfloat16, (64, 64), None, Dropout(0.1, SEED)), "dropout"),
+        (("gpu", jnp.bfloat16, (64, 64), MASKS["padding"], None), "neither causal nor a length"),
+        (("gpu", jnp.bfloat16, (64, 64), MASKS["segments"], None), "neither causal nor a length"),
+        (("gpu", jnp.bfloat16, (64, 64), MASKS["offset"], None), "position 0"),
+        (("gpu", jnp.bfloat16, (64, 64), AttentionMask.causal(jnp.int32(0)), None), "position 0"),
     ],
 )
 def test_what_keeps_cudnn_away_is_said(arguments, reason):
@@ -221,8 +230,8 @@ def test_what_keeps_cudnn_away_is_said(arguments, reason):
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.dtype("bfloat16"), jnp.dtype("float16")])
 @pytest.mark.parametrize("mask", [None, AttentionMask(), MASKS["causal"], MASKS["lengths"]])
 def test_nothing_keeps_cudnn_away_from_what_it_can_do(dtype, mask):
-    assert _cudnn_obstacle("gpu", dtype, 64, mask, None) == ""
-    assert _cudnn_obstacle("gpu", dtype, 64, mask, Dropout(0.0, SEED)) == ""
+    assert _cudnn_obstacle("gpu", dtype, (64, 64), mask, None) == ""
+    assert _cudnn_obstacle("gpu", dtype, (64, 64), mask, Dropout(0.0, SEED)) == ""
 
 
 def test_asking_for_cudnn_where_it_is_not_is_an_error():
@@ -258,9 +267,9 @@ def test_long_texts_are_taken_in_blocks(caplog, monkeypatch):
 
 
 @functools.cache
-def layer(bias=True, head_dim=None, dtype=jnp.float32):
+def layer(bias=True, head_dim=None, dtype=jnp.float32, key_dim=None):
     """The layer and its parameters for self- and cross-attention, biases drawn so that they matter."""
-    module = MultiHeadAttention(D, H, head_dim, use_bias=bias, dtype=dtype)
+    module = MultiHeadAttention(D, H, head_dim, use_bias=bias, dtype=dtype, key_dim=key_dim)
     key = jax.random.key(0)
     params = module.init(key, jnp.asarray(X))["params"] | module.init(key, jnp.asarray(X), memory=MEMORY)["params"]
     leaves, tree = jax.tree.flatten(params)
@@ -274,7 +283,10 @@ def project(params, x, equation):
 
 
 def layer_oracle(params, x, memory, mask):
-    if memory is None:
+    if "key" in params:  # which have a size of their own
+        sides = {"query": x, "key": x if memory is None else memory, "value": x if memory is None else memory}
+        q, k, v = (project(params[name], side, "BLD,DHK->BLHK") for name, side in sides.items())
+    elif memory is None:
         q, k, v = np.moveaxis(project(params["qkv"], x, "BLD,DCHK->BLCHK"), 2, 0)
     else:
         q = project(params["query"], x, "BLD,DHK->BLHK")
@@ -282,10 +294,10 @@ def layer_oracle(params, x, memory, mask):
     return project(params["out"], attention_oracle(q, k, v, mask), "BLHK,HKD->BLD")
 
 
-@pytest.mark.parametrize(("bias", "head_dim"), [(True, None), (False, 3)])
+@pytest.mark.parametrize(("bias", "head_dim", "key_dim"), [(True, None, None), (False, 3, None), (True, 3, 5)])
 @pytest.mark.parametrize("memory", [None, MEMORY], ids=["self", "cross"])
-def test_the_layer_is_its_definition(bias, head_dim, memory):
-    module, params = layer(bias, head_dim)
+def test_the_layer_is_its_definition(bias, head_dim, key_dim, memory):
+    module, params = layer(bias, head_dim, key_dim=key_dim)
     mask = MASKS["causal"] if memory is None else MASKS["padding"]
     y, cache = jax.jit(module.apply)({"params": params}, jnp.asarray(X), mask, memory=memory)
     assert cache is None
@@ -301,12 +313,12 @@ def test_the_weights_of_the_layer_are_those_it_uses():
     np.testing.assert_allclose(weights, softmax_oracle(q, k, mask.dense(L, L)), atol=1e-5)
 
 
-@pytest.mark.parametrize("pieces", [[1, 1, 1], [2, 1], [3]])
-def test_a_cache_makes_no_difference(pieces):
-    module, params = layer()
+@pytest.mark.parametrize(("pieces", "key_dim"), [([1, 1, 1], None), ([2, 1], 5), ([3], None)])
+def test_a_cache_makes_no_difference(pieces, key_dim):
+    module, params = layer(key_dim=key_dim)
     mask = AttentionMask.lengths(jnp.asarray([3, 2]))
     whole, _ = module.apply({"params": params}, jnp.asarray(X), AttentionMask.causal() & mask)
-    cache, start, parts = KVCache.empty(B, 5, H, D // H), 0, []
+    cache, start, parts = KVCache.empty(B, 5, H, D // H, key_dim=key_dim), 0, []
     for piece in pieces:
         x = jnp.asarray(X[:, start : start + piece])
         y, cache = module.apply({"params": params}, x, mask, cache=cache)
