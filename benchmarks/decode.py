@@ -36,7 +36,7 @@ import tyro
 from transformer_jax import SearchOptions, Transformer, TransformerConfig, save_marian
 from transformer_jax.decoding import BeamSearch, GreedySearch
 from transformer_jax.decoding_defaults import DecodingDefaults
-from transformer_jax.generation import decode
+from transformer_jax.generation import cast_matrices, decode
 from transformer_jax.tokenizer import MarianTokenizer
 
 Run = Callable[[int], np.ndarray]  # beams -> the best outputs' ids [B, T], without the start token
@@ -91,6 +91,7 @@ def make_folder(options: Options, folder: Path) -> np.ndarray:
 
 def ours(options: Options, folder: Path, sources_BS: np.ndarray, dtype: str) -> Run:
     model, params = Transformer.from_pretrained(folder, jnp.dtype(dtype))
+    params = cast_matrices(params, model.dtype)  # as a Translator does it, once
     c = model.config
     ids, mask = jnp.asarray(sources_BS), jnp.ones(sources_BS.shape, bool)
     limit_B = jnp.full(len(ids), options.target_tokens + 1, jnp.int32)

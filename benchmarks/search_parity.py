@@ -16,9 +16,8 @@ import itertools
 import json
 import platform
 import sys
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +28,7 @@ import tyro
 from rich.progress import track
 
 from transformer_jax import SearchOptions, Transformer
-from transformer_jax.decoding import BeamSearch, GreedySearch
+from transformer_jax.decoding import BeamSearch, Constraint, GreedySearch
 from transformer_jax.decoding_defaults import constraints_of, read_decoding_defaults
 from transformer_jax.generation import decode
 from transformer_jax.tokenizer import load_tokenizer
@@ -72,97 +71,87 @@ def rows_of(ids_T: np.ndarray, eos_id: int) -> tuple[int, ...]:
     return tuple(row[: row.index(eos_id) + 1] if eos_id in row else row)
 
 
+class Peers(NamedTuple):
+    """Both sides."""
+
+    ours: Transformer
+    params: dict[str, Any]
+    theirs: Any
+    constraints: tuple[Constraint, ...]
+
+
+def compare(
+    peers: Peers, batches: list[Any], max_length: int, beams: int, penalty: float, early: Any
+) -> dict[str, Any]:
+    """One kind of search on all sentences: how many outputs are equal, and where they differ."""
+    c = peers.ours.config
+    asked = SearchOptions(max_length, c.decoder_start_id, c.eos_id, c.pad_id, beams, penalty, early)
+    search = GreedySearch(asked) if beams == 1 else BeamSearch(asked)
+    options = {"length_penalty": penalty, "early_stopping": early, "num_return_sequences": beams}
+    outputs = equal = number = 0
+    largest, differences = 0.0, []
+    for ids, mask in batches:
+        limit_B = jnp.full(len(ids), max_length, jnp.int32)
+        found, scores_BW = decode(
+            (peers.ours,), search, (peers.params,), jnp.asarray(ids), jnp.asarray(mask), limit_B, peers.constraints
+        )
+        with torch.inference_mode():
+            out = peers.theirs.generate(
+                input_ids=torch.from_numpy(ids.astype(np.int64)),
+                attention_mask=torch.from_numpy(mask.astype(np.int64)),
+                max_length=max_length,
+                num_beams=beams,
+                do_sample=False,
+                return_dict_in_generate=True,
+                output_scores=True,
+                **(options if beams > 1 else {}),
+            )
+        expected = out.sequences.numpy().reshape(len(ids), beams, -1)
+        # transformers scores no greedy search
+        gaps_BW = np.abs(scores_BW - out.sequences_scores.numpy().reshape(len(ids), beams)) if beams > 1 else None
+        for row, both in enumerate(zip(found, expected, strict=True)):
+            a, b = ([rows_of(each, c.eos_id) for each in side] for side in both)
+            same = np.array([x == y for x, y in zip(a, b, strict=True)])
+            outputs, equal = outputs + beams, equal + int(same.sum())
+            if gaps_BW is not None:
+                largest = max(largest, float(gaps_BW[row][same].max(initial=0.0)))
+            if not same.all():
+                rank = int(same.argmin())
+                gap = None if gaps_BW is None else float(gaps_BW[row][rank])
+                differences.append({"sentence": number, "rank": rank, "gap": gap})
+            number += 1
+    return {
+        **{"beams": beams, "length_penalty": penalty, "early_stopping": early},
+        **{"outputs": outputs, "equal": equal, "largest_score_difference": largest, "differences": differences},
+    }
+
+
 def main(options: Options) -> None:
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(2)
     model, params = Transformer.from_pretrained(options.model)
     theirs = transformers.MarianMTModel.from_pretrained(options.model).eval()
     c = model.config
-    constraints = constraints_of(read_decoding_defaults(options.model), c.eos_id)
+    peers = Peers(model, params, theirs, constraints_of(read_decoding_defaults(options.model), c.eos_id))
     sources = read_sources(options, load_tokenizer(options.model), c.eos_id)
     size = options.batch_size
     batches = [padded(sources[i : i + size], c.pad_id) for i in range(0, len(sources), size)]
     cases: list[tuple[int, float, Any]] = [(1, 1.0, False)]
     cases += itertools.product(options.beams, options.length_penalties, (False, True, "never"))
-    table, differences = [], []
-    for beams, penalty, early in track(cases, "searches"):
-        equal = outputs = 0
-        largest = 0.0
-        seconds = {"ours": 0.0, "theirs": 0.0}
-        for number, (ids, mask) in enumerate(batches):
-            begin = time.perf_counter()
-            search = SearchOptions(options.max_length, c.decoder_start_id, c.eos_id, c.pad_id, beams, penalty, early)
-            kind = GreedySearch if beams == 1 else BeamSearch
-            limit_B = jnp.full(len(ids), options.max_length, jnp.int32)
-            found, scores = decode(
-                (model,), kind(search), (params,), jnp.asarray(ids), jnp.asarray(mask), limit_B, constraints
-            )
-            seconds["ours"] += time.perf_counter() - begin
-            begin = time.perf_counter()
-            asked = {"length_penalty": penalty, "early_stopping": early, "num_return_sequences": beams}
-            with torch.inference_mode():
-                out = theirs.generate(
-                    input_ids=torch.from_numpy(ids.astype(np.int64)),
-                    attention_mask=torch.from_numpy(mask.astype(np.int64)),
-                    max_length=options.max_length,
-                    num_beams=beams,
-                    do_sample=False,
-                    return_dict_in_generate=True,
-                    output_scores=True,
-                    **(asked if beams > 1 else {}),
-                )
-            seconds["theirs"] += time.perf_counter() - begin
-            expected = out.sequences.numpy().reshape(len(ids), beams, -1)
-            their_scores = out.sequences_scores.numpy().reshape(len(ids), beams) if beams > 1 else None
-            for row, (ours, others) in enumerate(zip(found, expected, strict=True)):
-                a, b = ([rows_of(each, c.eos_id) for each in side] for side in (ours, others))
-                outputs += beams
-                equal += sum(x == y for x, y in zip(a, b, strict=True))
-                if their_scores is not None:
-                    gaps = np.abs(scores[row] - their_scores[row])
-                    same = [x == y for x, y in zip(a, b, strict=True)]
-                    largest = max(largest, float(gaps[same].max(initial=0.0)))
-                if a != b:
-                    rank = next(i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y)
-                    gap = None if their_scores is None else abs(float(scores[row][rank] - their_scores[row][rank]))
-                    differences.append(
-                        {
-                            "beams": beams,
-                            "length_penalty": penalty,
-                            "early_stopping": early,
-                            "sentence": number * size + row,
-                            "rank": rank,
-                            "gap": gap,
-                        }
-                    )
-        table.append(
-            {
-                "beams": beams,
-                "length_penalty": penalty,
-                "early_stopping": early,
-                "outputs": outputs,
-                "equal": equal,
-                "largest_score_difference": largest,
-                "seconds": seconds,
-            }
-        )
-    ties = [d for d in differences if d["gap"] is not None and d["gap"] < TIE]
+    table = [compare(peers, batches, options.max_length, *case) for case in track(cases, "searches")]
+    versions = {module.__name__: module.__version__ for module in (jax, torch, transformers)}
     result = {
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.date.today().isoformat(),
-        "versions": {
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "versions": {"python": platform.python_version(), **versions},
         "sentences": len(sources),
         "searches": table,
-        "differences": differences,
     }
     options.out.write_text(json.dumps(result, indent=1) + "\n")
-    total, same = (sum(case[name] for case in table) for name in ("outputs", "equal"))
-    print(f"{same:,} of {total:,} outputs are equal; {len(differences)} lists differ, {len(ties)} of them by a tie")
+    outputs, equal = (sum(case[name] for case in table) for name in ("outputs", "equal"))
+    differences = [each for case in table for each in case["differences"]]
+    ties = [each for each in differences if each["gap"] is not None and each["gap"] < TIE]
+    print(f"{equal:,} of {outputs:,} outputs are equal; {len(differences)} lists differ, {len(ties)} of them by a tie")
     print("largest difference of two scores of one output:", max(case["largest_score_difference"] for case in table))
 
 

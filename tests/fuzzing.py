@@ -3,6 +3,7 @@
 FUZZ_EXAMPLES=10000 tries so many of each kind instead of the few that fit into the suite.
 """
 
+import functools
 import gzip
 import json
 import os
@@ -10,6 +11,7 @@ import warnings
 
 import ml_dtypes
 import numpy as np
+import pytest
 import safetensors.numpy
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -258,3 +260,15 @@ def check_line(message, place):
     assert place in message, message
     assert message.isprintable(), repr(message)
     assert len(message) < 1000, message
+
+
+def shapes_once_of(model_class):
+    """A fixture of a module: a model's shapes are a pure function of it, so that tracing it once is enough."""
+
+    @pytest.fixture(scope="module", autouse=True)
+    def shapes_once():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(model_class, "parameter_shapes", functools.cache(model_class.parameter_shapes))
+            yield
+
+    return shapes_once

@@ -14,12 +14,11 @@ from jax.sharding import Mesh
 from bert_jax import BertConfig, BertTokenizer
 from bert_jax.checkpoints import PretrainedModel
 from bert_jax.config import unnamed
-from train.data import requests
-from train.data.fingerprint import fingerprint, fingerprint_of
+from train.data.fingerprint import fingerprint_of
 from train.data.padded import PaddedBatches
-from train.data.tfds import is_tfds, split_of
 from train.errors import InputError, RunError, blaming
 from train.evaluation import Evaluation, write_scores
+from train.finetune_corpus import Corpus, load_corpus
 from train.loop import (
     CheckpointConfig,
     EvalConfig,
@@ -46,7 +45,6 @@ from transformer_jax import stack_layers
 from transformer_jax.checkpoints import write_file
 from transformer_jax.checks import shown
 
-HELD_OUT_EVERY = 10
 # Without --model: words that are learned from the training texts, times they are gone through, and the learning rate.
 VOCABULARY, EPOCHS_FROM_SCRATCH, RATE_FROM_SCRATCH = 4096, 15.0, 1e-3
 EPOCHS = 3.0
@@ -102,7 +100,7 @@ def main(config: FinetuneConfig) -> None:
     check_together(config)
     mesh = make_mesh(config.mesh)
     check_rows(config.batch_size, config.accumulate, mesh)
-    corpus = load_corpus(config, task)
+    corpus = load_corpus(task, config.data, config.eval.data, config.test_data)
     start = load_start(config, task, corpus)
     data = make_data(config, task, corpus, start)
     config = in_steps(config, len(data.training.examples), start.config)
@@ -144,61 +142,6 @@ def check_together(config: FinetuneConfig) -> None:
 
 
 # --- data --------------------------------------------------------------------------------------------------------
-
-
-class Corpus(NamedTuple):
-    """Training, held-out and test rows, what to say about them, and the fingerprint of what they were read from."""
-
-    rows: list[Any]
-    held_out: list[Any]
-    test: list[Any]
-    notes: list[tuple[str, str]]
-    fingerprint: dict[str, str]
-
-
-def load_corpus(config: FinetuneConfig, task: FinetuneTask) -> Corpus:
-    """Reads --data, and --eval.data, TFDS' own validation split, or a part of --data that is held out."""
-    if not config.data:
-        rows, held_out = (task.embedded(side, requests.NAME) for side in requests.requests())
-        digest = fingerprint_of(requests.NAME, [[repr(row)] for row in (*rows, *held_out)])
-        notes = [("data", f"{requests.NAME}: {len(rows):,} rows"), ("held out", f"{len(held_out):,} rows")]
-        return Corpus(rows, held_out, [], notes, digest)
-    rows = [row for entry in config.data for row in task.read(entry, "--data", "train")]
-    digest = fingerprint(config.data)
-    notes = [("data", f"{', '.join(config.data)}: {len(rows):,} rows")]
-    test = [row for entry in config.test_data for row in task.read(entry, "--test-data", "test")]
-    trained_on = {*digest.values()}
-    if test:
-        notes += same_files(trained_on, config.test_data, "--test-data")
-        digest |= named(fingerprint(config.test_data, "--test-data", "test"), "test")
-        notes.append(("test", f"{', '.join(config.test_data)}: {len(test):,} rows"))
-    other, option = config.eval.data, "--eval.data"
-    if not other and all(is_tfds(entry) and not split_of(entry) for entry in config.data):
-        other, option = config.data, "--data"
-    if other:
-        notes += same_files(trained_on, config.eval.data, "--eval.data")
-        held_out = [row for entry in other for split in task.splits(entry) for row in task.read(entry, option, split)]
-        digest |= named(fingerprint(other, option, task.validation[0]), "held out")
-        notes.append(("held out", f"{', '.join(other)}: {len(held_out):,} rows"))
-        return Corpus(rows, held_out, test, notes, digest)
-    if len(rows) < 2:
-        raise InputError("--data: one row is too little to hold some out; give more, or --eval.data")
-    step = min(HELD_OUT_EVERY, len(rows))
-    held_out = [row._replace(place=f"{row.place} (held out)") for row in rows[::step]]
-    notes.append(("held out", f"every {step}th row: {len(held_out):,} rows"))
-    return Corpus([row for index, row in enumerate(rows) if index % step], held_out, test, notes, digest)
-
-
-def same_files(trained_on: set[str], entries: Sequence[str], option: str) -> list[tuple[str, str]]:
-    """A row of the table for each file that has the content of one that is trained on; splits of TFDS share files."""
-    found = fingerprint([entry for entry in entries if not is_tfds(entry)], option)
-    same = [name for name, digest in found.items() if digest in trained_on]
-    return [("WARNING", f"{option} {name} is trained on too: its scores say nothing of other text") for name in same]
-
-
-def named(digest: dict[str, str], side: str) -> dict[str, str]:
-    """A fingerprint under other names, for the same file may be on two sides."""
-    return {f"{name} ({side})": value for name, value in digest.items()}
 
 
 class Start(NamedTuple):

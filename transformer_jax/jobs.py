@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import jax.numpy as jnp
 
-from transformer_jax.checks import Id, Range, Size, require
+from transformer_jax.checks import Id, Range, Size, listed, require
 from transformer_jax.decoding import Beam, Length, Penalty, Preset
 from transformer_jax.lines import Job, Record, columns_line, json_line
 from transformer_jax.minimum_risk import by_risk
@@ -92,6 +92,12 @@ class TranslateJob(SentencesJob):
     settings = (*SentencesJob.settings, "num_beams", "length_penalty", "early_stopping", "preset")
 
     def load(self) -> Translator:
+        wasted = f"--n-best {self.n_best}: --format text has the best output alone; give --format tsv or jsonl"
+        require(self.n_best == 1 or self.format != "text", wasted)
+        if self.num_beams == 1:
+            beams_only = ("length_penalty", "early_stopping", "preset")
+            idle = [f"--{name.replace('_', '-')}" for name in beams_only if getattr(self, name) is not None]
+            require(not idle, f"{listed(idle)}: no meaning beside --num-beams 1, which is greedy search")
         translator = super().load()
         beams = translator.num_beams
         require(self.n_best <= beams, f"--n-best {self.n_best} is more than the {beams} of --num-beams")
@@ -124,6 +130,9 @@ class SampleJob(SentencesJob):
 
     def load(self) -> tuple[Translator, Iterator[int]]:
         """What draws, and how many sentences came before."""
+        wasted = f"--count {self.count}: --format text has the first output alone; give --minimum-risk, or --format tsv"
+        require(self.count == 1 or self.format != "text" or self.minimum_risk, wasted)
+        require(self.count > 2 or not self.minimum_risk, "--minimum-risk has no choice: give a --count of 3 or more")
         return super().load(), itertools.count()
 
     def answers(self, loaded: tuple[Translator, Iterator[int]], records: Sequence[Record]) -> Iterable[Record]:

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import functools
 import json
 import re
 import shutil
@@ -31,6 +30,7 @@ from tests.fuzzing import (
     json_text,
     outcome,
     safetensors_files,
+    shapes_once_of,
     stored_tensors,
     strict_json,
     with_header,
@@ -50,12 +50,7 @@ CONFIG = BertConfig(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def shapes_once():
-    """A model's shapes are a pure function of it: tracing it once is enough."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PretrainedModel, "parameter_shapes", functools.cache(PretrainedModel.parameter_shapes))
-        yield
+shapes_once = shapes_once_of(PretrainedModel)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Fine-tuning from end to end on all 8 devices: what it leaves behind, goes on with, chooses and starts from."""
 
-import importlib
 import itertools
 import json
 import math
@@ -15,19 +14,14 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-import tensorflow_datasets as tfds
 from jax.experimental.compilation_cache import compilation_cache
 
 from bert_jax import BertForQuestionAnswering, BertForSequenceClassification, BertTokenizer
 from tests.train.letters import LETTERS, POSITIONS, save_bert
-from tests.train.stored import store
 from train import finetune, report
 from train.__main__ import run
 from train.checkpoint import Checkpoints
 from train.evaluation import Evaluation
-from train.finetune import FinetuneConfig, load_corpus
-from train.loop import EvalConfig
-from train.tasks import TASKS, ColumnsConfig, Settings
 from train.tasks.classification import Classification
 
 
@@ -300,80 +294,6 @@ def test_another_task_from_an_export_in_windows_longer_than_its_positions(whole,
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         BertForQuestionAnswering.from_pretrained(export)
-
-
-# --- what is held out --------------------------------------------------------------------------------------------
-
-
-class SplitClasses(tfds.core.GeneratorBasedBuilder):
-    """Texts with a class."""
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def _info(self):
-        features = {"text": tfds.features.Text(), "label": tfds.features.ClassLabel(names=["x", "y"])}
-        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
-
-    def _split_generators(self, dl_manager):
-        raise NotImplementedError("the tests store the rows themselves")
-
-    _generate_examples = _split_generators
-
-
-def corpus(data, task="classification", **options):
-    config = FinetuneConfig(data=tuple(data), **options)
-    made = TASKS[task](Settings(config.data, ColumnsConfig(), "single-label", 16, 4))
-    return load_corpus(config, made)
-
-
-def texts(rows):
-    return sorted(row.text for row in rows)
-
-
-def test_tfds_data_is_evaluated_on_its_validation_split_unless_it_names_its_own(tmp_path, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    splits = {
-        name: [{"text": f"{name} {row}", "label": row % 2} for row in range(count)]
-        for name, count in (("train", 12), ("validation", 3), ("test", 2))
-    }
-    store(SplitClasses(data_dir=tmp_path, file_format="array_record"), splits)
-    found = corpus(["tfds:split_classes"], test_data=("tfds:split_classes",))
-    assert [len(found.rows), texts(found.held_out), len(found.test)] == [12, [f"validation {i}" for i in range(3)], 2]
-    assert texts(found.test) == ["test 0", "test 1"]
-    found = corpus(["tfds:split_classes:train"])
-    assert len(found.held_out) == 2 and {*texts(found.held_out), *texts(found.rows)} == {
-        f"train {i}" for i in range(12)
-    }
-    assert not {*texts(found.held_out)} & {*texts(found.rows)}
-    (tmp_path / "dev.tsv").write_text(table(5, 2))
-    found = corpus(["tfds:split_classes"], eval=EvalConfig(data=(str(tmp_path / "dev.tsv"),)))
-    assert len(found.rows) == 12 and len(found.held_out) == 5
-
-
-def test_two_validation_splits_are_read_unless_one_is_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    importlib.import_module("tensorflow_datasets.text.glue")  # which registers the builder
-    splits = {
-        name: [{"premise": name, "hypothesis": f"{row}", "label": 1, "idx": row} for row in range(count)]
-        for name, count in (("train", 3), ("validation_matched", 2), ("validation_mismatched", 4))
-    }
-    store(tfds.builder("glue/mnli", data_dir=tmp_path, file_format="array_record"), splits)
-    found = corpus(["tfds:glue/mnli"])
-    assert texts(found.held_out) == ["validation_matched"] * 2 + ["validation_mismatched"] * 4
-    for name, count in (("matched", 2), ("mismatched", 4)):
-        found = corpus(["tfds:glue/mnli"], eval=EvalConfig(data=(f"tfds:glue/mnli:validation_{name}",)))
-        assert texts(found.held_out) == [f"validation_{name}"] * count
-    path = tmp_path / "dev.tsv"
-    path.write_text("premise\thypothesis\tlabel\na\tb\tneutral\n")
-    assert len(corpus(["tfds:glue/mnli"], eval=EvalConfig(data=(str(path),))).held_out) == 1
-
-
-@pytest.mark.parametrize(("count", "held_out"), [(2, [0]), (9, [0]), (21, [0, 10, 20])])
-def test_every_tenth_row_is_held_out(count, held_out, tmp_path):
-    (tmp_path / "a.tsv").write_text("text\tlabel\n" + "".join(f"{row}\t{row % 2}\n" for row in range(count)))
-    found = corpus([str(tmp_path / "a.tsv")])
-    assert [row.text for row in found.held_out] == [str(row) for row in held_out]
-    assert [row.text for row in found.rows] == [str(row) for row in range(count) if row not in held_out]
 
 
 # --- learning ----------------------------------------------------------------------------------------------------

@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from transformer_jax import Transformer, TransformerConfig
+from transformer_jax import Transformer, TransformerConfig, translator
 
 SIZES = {
     "features": 8,
@@ -32,3 +33,20 @@ def make_transformer():
 @pytest.fixture(scope="session")
 def tiny(make_transformer):
     return make_transformer()
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Stands a model in for a Translator's that copies its source, and keeps what it was asked."""
+    calls = []
+
+    def copy(models, search, params, input_ids, mask_BS, limit_B, constraints, keys_B):
+        np.testing.assert_array_equal(mask_BS, input_ids != 0)
+        calls.append((np.asarray(input_ids), search.options))
+        out = np.zeros((len(input_ids), search.options.num_beams, search.options.max_length), np.int32)
+        copied = input_ids[:, None, : search.options.max_length - 1]
+        out[:, :, 1 : copied.shape[2] + 1] = copied
+        return out, np.zeros(out.shape[:2], np.float32)
+
+    monkeypatch.setattr(translator, "decode", copy)
+    return calls

@@ -167,7 +167,15 @@ def test_models_decide_together(call, folder, tmp_path):
 @pytest.mark.parametrize(
     ("job", "options", "words"),
     [
-        ("translate", ["--n-best", "5"], "--n-best 5 is more than the 4 of --num-beams"),
+        ("translate", ["--n-best", "5", "--format", "tsv"], "--n-best 5 is more than the 4 of --num-beams"),
+        ("translate", ["--n-best", "2"], "--n-best 2: --format text has the best output alone"),
+        (
+            "translate",
+            ["--num-beams", "1", "--length-penalty", "1"],
+            "--length-penalty: no meaning beside --num-beams 1",
+        ),
+        ("sample", ["--count", "3"], "--count 3: --format text has the first output alone"),
+        ("sample", ["--count", "2", "--minimum-risk"], "--minimum-risk has no choice"),
         ("translate", ["--n-best", "0"], "--n-best must be an integer from 1"),
         ("translate", ["--num-beams", "0"], "--num-beams must be an integer from 1"),
         ("translate", ["--preset", "fairseq"], "--preset"),

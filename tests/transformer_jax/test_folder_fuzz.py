@@ -1,7 +1,6 @@
 """A Transformer's folder of any content: loaded as it says, or refused in one line that names it; nothing else."""
 
 import dataclasses
-import functools
 import io
 import json
 import shutil
@@ -23,6 +22,7 @@ from tests.fuzzing import (
     json_text,
     outcome,
     safetensors_files,
+    shapes_once_of,
     stored_tensors,
     strict_json,
     with_header,
@@ -32,12 +32,7 @@ from transformer_jax import Transformer, TransformerConfig, Translator
 WORDS = 25
 
 
-@pytest.fixture(scope="module", autouse=True)
-def shapes_once():
-    """A model's shapes are a pure function of it: tracing it once is enough."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Transformer, "parameter_shapes", functools.cache(Transformer.parameter_shapes))
-        yield
+shapes_once = shapes_once_of(Transformer)
 
 
 @pytest.fixture(scope="module")

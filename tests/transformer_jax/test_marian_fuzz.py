@@ -1,6 +1,5 @@
 """A Marian's folder of any content: loaded as it says, or refused in one line that names it; nothing else."""
 
-import functools
 import json
 import shutil
 
@@ -10,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fuzzing import damaged, fuzz, json_text, outcome, safetensors_files, stored_tensors, strict_json
+from tests.fuzzing import (
+    damaged,
+    fuzz,
+    json_text,
+    outcome,
+    safetensors_files,
+    shapes_once_of,
+    stored_tensors,
+    strict_json,
+)
 from tests.transformer_jax.make_golden_marian import ODD, TEXTS
 from tests.transformer_jax.marian_folders import odd_folder, tokenizer_folder
 from transformer_jax import Transformer
@@ -28,12 +36,7 @@ class Unprinted(dict):
         return "tensors"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def shapes_once():
-    """A model's shapes are a pure function of it: tracing it once is enough."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Transformer, "parameter_shapes", functools.cache(Transformer.parameter_shapes))
-        yield
+shapes_once = shapes_once_of(Transformer)
 
 
 @pytest.fixture(scope="module")

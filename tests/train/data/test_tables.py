@@ -1,6 +1,7 @@
 """Rows with named columns from every format, and what is said of files and fields that are wrong."""
 
 import json
+from typing import ClassVar
 
 import numpy as np
 import pyarrow
@@ -8,7 +9,7 @@ import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
 
-from tests.train.stored import store, write
+from tests.train.stored import StoredRows, store, write
 from train.data.tables import Row, label_of, labels_of, list_of, number_of, read_table, text_of
 from train.errors import InputError
 
@@ -64,25 +65,16 @@ def test_parquet(tmp_path):
     assert "it has text, score, tags, dotted.name" in message_of(read, path, text="sentence")
 
 
-class TinyClasses(tfds.core.GeneratorBasedBuilder):
+class TinyClasses(StoredRows):
     """Text, a class, a number, and words with a class each."""
 
-    VERSION = tfds.core.Version("1.0.0")
-
-    def _info(self):
-        features = {
-            "text": tfds.features.Text(),
-            "label": tfds.features.ClassLabel(names=["no", "yes"]),
-            "score": tfds.features.Scalar(np.float32),
-            "words": tfds.features.Sequence(tfds.features.Text()),
-            "tags": tfds.features.Sequence(tfds.features.ClassLabel(names=["O", "B-x"])),
-        }
-        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
-
-    def _split_generators(self, dl_manager):
-        raise NotImplementedError("the tests store the rows themselves")
-
-    _generate_examples = _split_generators
+    FEATURES: ClassVar = {
+        "text": tfds.features.Text(),
+        "label": tfds.features.ClassLabel(names=["no", "yes"]),
+        "score": tfds.features.Scalar(np.float32),
+        "words": tfds.features.Sequence(tfds.features.Text()),
+        "tags": tfds.features.Sequence(tfds.features.ClassLabel(names=["O", "B-x"])),
+    }
 
 
 def test_tfds_classes_become_names_and_minus_one_is_none(tmp_path, monkeypatch):

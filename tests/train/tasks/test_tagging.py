@@ -2,6 +2,7 @@
 
 import json
 from types import SimpleNamespace
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from bert_jax.heads import JointOutput, LogitsOutput
-from tests.train.stored import store, write
+from tests.train.stored import StoredRows, store, write
 from tests.train.tasks.tiny import batch_of, log_softmax, refusal, settings, tokens
 from train.data.conll import Tagged
 from train.data.requests import Request
@@ -67,18 +68,11 @@ def test_columns_by_name_and_tfds(tmp_path, monkeypatch):
     assert joint(tokens="w", tags="t", label="i").read(path, "--data", "train")[0][1:] == (["a"], ["O"], "true")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
 
-    class TinyTags(tfds.core.GeneratorBasedBuilder):
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self):
-            names = tfds.features.ClassLabel(names=["O", "B-p"])
-            features = {"tokens": tfds.features.Sequence(tfds.features.Text()), "ner": tfds.features.Sequence(names)}
-            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
-
-        def _split_generators(self, dl_manager):
-            raise NotImplementedError
-
-        _generate_examples = _split_generators
+    class TinyTags(StoredRows):
+        FEATURES: ClassVar = {
+            "tokens": tfds.features.Sequence(tfds.features.Text()),
+            "ner": tfds.features.Sequence(tfds.features.ClassLabel(names=["O", "B-p"])),
+        }
 
     store(TinyTags(data_dir=tmp_path, file_format="array_record"), {"train": [{"tokens": ["a", "b"], "ner": [1, 0]}]})
     assert tagging(tags="ner").read("tfds:tiny_tags", "--data", "train")[0][1:] == (["a", "b"], ["B-p", "O"])
