@@ -5,19 +5,17 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax import BertTokenizer, warm_start
 from train.architecture import PRESETS, Architecture, Preset
-from train.data import cldr_pairs
 from train.data.batches import TokenBatches, bucket_lengths
-from train.data.fingerprint import fingerprint, fingerprint_of, fingerprint_of_model
-from train.data.parallel import Pair, encode_pairs, hold_out, read_pairs, train_sentencepiece
-from train.errors import InputError, RunError, blaming
+from train.data.fingerprint import fingerprint_of, fingerprint_of_model
+from train.data.parallel import Pair, encode_pairs
+from train.errors import InputError, RunError
 from train.loop import (
     CheckpointConfig,
     EvalConfig,
@@ -38,12 +36,10 @@ from train.run import Run, exporting
 from train.sharding import gather, make_mesh, put_batch, row_shards
 from train.state import evaluate, make_eval_step
 from train.terminal import left_out, say, say_table
-from transformer_jax import Transformer, TransformerConfig, Translator, stack_layers, unstack_layers
-from transformer_jax.checkpoints import read_config
-from transformer_jax.checks import shown
-from transformer_jax.seq2seq import MODEL_TYPE
-from transformer_jax.tokenizer import FILES as TOKENIZER_FILES
-from transformer_jax.tokenizer import JsonTokenizer, load_tokenizer, save_tokenizer, serialized
+from train.translate_corpus import Corpus, load_corpus
+from train.translate_start import Start, keep_vocabulary, load_start, load_vocabulary, spelling_note
+from transformer_jax import Transformer, TransformerConfig, Translator, stack_layers
+from transformer_jax.tokenizer import save_tokenizer, serialized
 
 EVAL_BATCHES = 16
 # Batches have a multiple of so many rows on every mesh: up to 8 shards leave the batches what they are.
@@ -112,12 +108,12 @@ def main(config: TranslateConfig) -> None:
         )
     config.architecture.config(config.preset, config.vocab_size)  # it says now what cannot be
     mesh = make_mesh(config.mesh)
-    start = load_start(config)
+    start = load_start(config.model, config.seed)
     config = with_learning_rate(config, learning_rate_of(start.model.config) if start else config.preset)
     parts = math.lcm(ROW_MULTIPLE, row_shards(mesh) * config.accumulate)
     with Run("translate", config) as run:
-        corpus = load_corpus(config)
-        processor, notes = load_vocabulary(config, start, corpus.pairs, run.going_on)
+        corpus = load_corpus(config.data, config.eval.data, config.held_out)
+        processor, notes = load_vocabulary(config.run, run.going_on, start, corpus.pairs, config.vocab_size)
         notes += spelling_note(processor, corpus.held_out)
         model = make_model(config, start, processor.vocab_size())
         held_out_option = "--eval.data" if config.eval.data else "--data" if config.data else "--held-out"
@@ -134,7 +130,7 @@ def main(config: TranslateConfig) -> None:
             **(fingerprint_of_model(Path(config.model)) if config.model else {}),
         }
         run.begin({**corpus.fingerprint, **made_for})
-        keep_vocabulary(config, processor)
+        keep_vocabulary(config.run, processor)
         config = per_epoch(config, batches.batches_per_epoch)
         count = min(EVAL_BATCHES, held_out_batches.batches_per_epoch)
         say_table(
@@ -153,7 +149,7 @@ def main(config: TranslateConfig) -> None:
             return row | {"eval/bleu": corpus_scores(translations_of(greedy, sources), references)["bleu"]}
 
         ids = jax.ShapeDtypeStruct((row_shards(mesh), 8), jnp.int32)
-        params = start.params if start else None
+        params = start and (stack_layers(start.params) if config.scan_layers else start.params)
         task = Task("translate", model, (ids, ids), objective, batches, evaluate_held_out, "eval/nll_loss", params)
         state, row = train(task, config, mesh)
         finish(config, model, processor, corpus.held_out, int(state.step))
@@ -161,37 +157,6 @@ def main(config: TranslateConfig) -> None:
 
 
 # --- data --------------------------------------------------------------------------------------------------------
-
-
-class Corpus(NamedTuple):
-    """Training and held-out pairs, what to say about them, and the fingerprint of what they were read from."""
-
-    pairs: list[Pair]
-    held_out: list[Pair]
-    notes: list[tuple[str, str]]
-    fingerprint: dict[str, str]
-
-
-def load_corpus(config: TranslateConfig) -> Corpus:
-    """Reads --data, and --eval.data or a part of --data that is held out."""
-    if not config.data:
-        pairs, held_out = cldr_pairs.cldr_pairs()
-        notes = [("data", f"{cldr_pairs.NAME}: {len(pairs):,} pairs"), ("held out", f"{len(held_out):,} pairs")]
-        return Corpus(pairs, held_out, notes, fingerprint_of(cldr_pairs.NAME, [*pairs, *held_out]))
-    pairs = read_pairs(config.data)
-    digest = fingerprint(config.data)
-    notes = [("data", f"{', '.join(config.data)}: {len(pairs):,} pairs")]
-    if config.eval.data:
-        held_out = read_pairs(config.eval.data, option="--eval.data", split="validation")
-        digest |= fingerprint(config.eval.data, option="--eval.data", split="validation")
-        return Corpus(
-            pairs, held_out, [*notes, ("held out", f"{', '.join(config.eval.data)}: {len(held_out):,} pairs")], digest
-        )
-    rest, held_out = hold_out(pairs, config.held_out)
-    also = len(pairs) - len(rest) - len(held_out)
-    notes.append(("held out", f"{len(held_out):,} pairs"))
-    notes += left_out("", {"other pairs of held-out sources": also})
-    return Corpus(rest, held_out, notes, digest)
 
 
 def batch_notes(
@@ -232,68 +197,7 @@ def make_batches(
     )
 
 
-# --- vocabulary and model ----------------------------------------------------------------------------------------
-
-
-def vocabulary_folder(config: TranslateConfig) -> Path:
-    """Where the run keeps its vocabulary."""
-    return config.run / "tokenizer"
-
-
-def load_vocabulary(
-    config: TranslateConfig, start: "Start | None", pairs: Sequence[Pair], going_on: bool
-) -> tuple[Any, list[tuple[str, str]]]:
-    """The run's own vocabulary if it goes on, that of --model, or one trained on the pairs; and what to say of it."""
-    if going_on and any((vocabulary_folder(config) / name).exists() for name in TOKENIZER_FILES):
-        with blaming(f"--run {config.run}"):
-            processor = load_tokenizer(vocabulary_folder(config))
-        return processor, [("vocabulary", f"{processor.vocab_size():,} pieces, those of the run")]
-    if start:
-        return start.processor, [("vocabulary", f"{start.processor.vocab_size():,} pieces of {config.model}")]
-    vocabulary = train_sentencepiece(pairs, config.vocab_size)
-    notes = [("vocabulary", f"{vocabulary.processor.vocab_size():,} pieces learned from the training pairs")]
-    return vocabulary.processor, [*notes, *left_out("vocabulary: ", vocabulary.left_out)]
-
-
-def keep_vocabulary(config: TranslateConfig, processor: Any) -> None:
-    """Writes it into the run."""
-    if jax.process_index() == 0:
-        vocabulary_folder(config).mkdir(exist_ok=True)
-        save_tokenizer(vocabulary_folder(config), processor)
-
-
-def spelling_note(processor: Any, held_out: Sequence[Pair]) -> list[tuple[str, str]]:
-    """How many held-out targets the vocabulary cannot give letter by letter, as one without capitals cannot."""
-    lost = sum(processor.decode(processor.encode(target)) != target for _, target in held_out)
-    words = (
-        f"{lost:,} of {len(held_out):,} held-out targets are not spelled with it as they are (capitals, spaces, ...)"
-    )
-    return [("vocabulary", f"{words}: scores count that")] if lost else []
-
-
-class Start(NamedTuple):
-    """A model to go on from."""
-
-    model: Transformer
-    params: dict[str, Any]
-    processor: Any
-
-
-def load_start(config: TranslateConfig) -> Start | None:
-    """What --model names, a Transformer or a BERT; None without it."""
-    if not config.model:
-        return None
-    with blaming(f"--model {config.model}"):
-        kind = read_config(config.model).get("model_type", "bert")
-        if kind not in (MODEL_TYPE, "bert"):
-            raise ValueError(f"its config.json says model_type {shown(kind)}, but needed is {MODEL_TYPE!r} or 'bert'")
-        if kind == "bert":
-            model, params = warm_start(config.model, seed=config.seed)
-            tokenizer: Any = JsonTokenizer(BertTokenizer.from_pretrained(config.model).backend)
-        else:
-            translator = Translator.from_pretrained(config.model)
-            model, params, tokenizer = translator.model, unstack_layers(translator.params), translator.tokenizer
-    return Start(model, stack_layers(params) if config.scan_layers else params, tokenizer)
+# --- model -----------------------------------------------------------------------------------------------------------
 
 
 def learning_rate_of(model: TransformerConfig) -> str:

@@ -13,7 +13,8 @@ import safetensors.numpy
 from bert_jax import BertConfig, BertForMaskedLM, BertTokenizer, warm_start
 from train.__main__ import run
 from train.pretrain import PretrainConfig, make_model
-from train.translate import TranslateConfig, learning_rate_of, load_start
+from train.translate import learning_rate_of
+from train.translate_start import load_start
 from transformer_jax import Translator
 from transformer_jax.tokenizer import serialized
 
@@ -195,6 +196,6 @@ def test_translation_starts_from_a_bert_and_its_vocabulary(pairs, bert, tmp_path
     assert len(translator(["w1 W2", "w3"])) == 2
     assert translator.tokenizer.decode(translator.tokenizer.encode("w1 W2")) == "w1 w2"
     # Its export is gone on from with the same vocabulary, as slowly as a BERT.
-    start = load_start(TranslateConfig(model=str(tmp_path / "run" / "export")))
+    start = load_start(str(tmp_path / "run" / "export"), seed=0)
     assert serialized(start.processor) == (tmp_path / "run/export/tokenizer.json").read_bytes()
     assert learning_rate_of(start.model.config) == "bert"
