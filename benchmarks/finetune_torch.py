@@ -158,13 +158,19 @@ def main(options: Options) -> None:
     config = dataclasses.replace(start, **task.labels(training, start))
     features = [task.features(rows, tokenizer, config, training=rows is training) for rows in (training, test)]
     padding = {"input_ids": tokenizer.pad_id, "token_type_ids": 0, "attention_mask": 0, "tags": NO_LABEL}
-    seeds = {}
-    for seed in range(options.seeds):
+    # A run of hours that was stopped goes on behind the last seed that it wrote.
+    seeds = json.loads(options.out.read_text())["seeds"] if options.out.exists() else {}
+    for seed in range(len(seeds), options.seeds):
         scores, seconds = run_seed(options, seed, task, config, test, features, padding)
-        seeds[seed] = {**scores, "seconds": seconds}
-        print(seed, seeds[seed], flush=True)
-    names = list(seeds[0])
-    result = {
+        seeds[str(seed)] = {**scores, "seconds": seconds}
+        options.out.write_text(json.dumps(result_of(seeds), indent=1) + "\n")
+    print(json.dumps({name: result_of(seeds)[name] for name in ("mean", "standard_deviation")}, indent=1))
+
+
+def result_of(seeds: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """The record, of as many seeds as there are."""
+    columns = {name: [row[name] for row in seeds.values()] for name in seeds["0"]}
+    return {
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.date.today().isoformat(),
         "versions": {
@@ -174,11 +180,11 @@ def main(options: Options) -> None:
         },
         "cores": os.cpu_count(),
         "seeds": seeds,
-        "mean": {name: float(np.mean([seeds[seed][name] for seed in seeds])) for name in names},
-        "standard_deviation": {name: float(np.std([seeds[s][name] for s in seeds], ddof=1)) for name in names},
+        "mean": {name: float(np.mean(column)) for name, column in columns.items()},
+        "standard_deviation": {
+            name: float(np.std(column, ddof=1)) if len(column) > 1 else None for name, column in columns.items()
+        },
     }
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps({"mean": result["mean"], "standard_deviation": result["standard_deviation"]}, indent=1))
 
 
 if __name__ == "__main__":
