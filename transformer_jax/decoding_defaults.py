@@ -1,11 +1,12 @@
 """What a folder in Hugging Face's layout says of decoding: its generation_config.json."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from transformer_jax.checkpoints import read_json
-from transformer_jax.checks import Id, Range, Size, check_fields, require, shown
+from transformer_jax.checkpoints import read_config, read_json
+from transformer_jax.checks import Id, Range, Size, check_fields, listed, require, shown
+from transformer_jax.config import TransformerConfig
 from transformer_jax.decoding.constraints import (
     Constraint,
     EndAtLimit,
@@ -103,6 +104,31 @@ def constraints_of(defaults: DecodingDefaults, eos_id: int) -> tuple[Constraint,
     require(not several, f"bad_words_ids of several tokens in a row are not supported: {shown(several)}")
     require(d.forced_eos_token_id in (None, eos_id), f"forced_eos_token_id {d.forced_eos_token_id} is not the end")
     return tuple(_constraints(defaults, eos_id))
+
+
+def decoding_options(
+    folder: Path, config: TransformerConfig, given: Mapping[str, Any], own: Collection[str]
+) -> dict[str, Any]:
+    """Options of a Translator: what is given, over what a Marian's folder says.
+
+    Args:
+        own: the names that a Translator has itself; what is given under others of `DecodingDefaults` becomes
+            constraints.
+    """
+    marian = read_config(folder).get("model_type") == "marian"
+    said = read_decoding_defaults(folder) if marian else DecodingDefaults()
+    asked = {name: given[name] for name in DecodingDefaults._fields if name in given and name not in own}
+    both = "constraints" in given and asked
+    require(not both, f"give constraints, or {listed([*asked])}, which become constraints")
+    options: dict[str, Any] = {}
+    if marian:
+        options = {name: getattr(said, name) for name in ("num_beams", "length_penalty", "early_stopping")}
+        options |= {"preset": "hf", "max_length": config.max_length, "max_output_length": said.max_length}
+    if "constraints" not in given:
+        said = said._replace(**asked)
+        check_fields(said)
+        options["constraints"] = constraints_of(said, config.eos_id)
+    return options | {name: value for name, value in given.items() if name not in asked}
 
 
 def _constraints(d: DecodingDefaults, eos_id: int) -> Iterator[Constraint]:

@@ -1,12 +1,12 @@
 """What everything that takes many texts shares: how it speaks of one of them, and how it shows how far it is."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from transformer_jax.checks import listed
+from transformer_jax.checks import listed, require, shown
 
 # Shorter lists have no progress bar.
 MANY_BATCHES = 32
@@ -42,6 +42,24 @@ class TextsCut(UserWarning):
         """The message, for texts under another name and numbers."""
         these = listed([str(number) for number in numbers])
         return f"of a text the first {longest} tokens are read: the end of {name} {these} is left out"
+
+
+def checked_texts(name: str, texts: Sequence[str]) -> Iterator[str]:
+    """The texts, each of them checked.
+
+    Raises:
+        ValueError: no list; a `TextError` for what is no string, or not Unicode.
+    """
+    several = isinstance(texts, Iterable) and not isinstance(texts, str | bytes | Mapping)
+    require(several, f"give a list of {name}, not {shown(texts)}")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TextError(name, i, f"must be a string, not {shown(text)}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise TextError(name, i, f"is not Unicode: {error}") from error
+        yield text
 
 
 @contextlib.contextmanager

@@ -2,21 +2,29 @@
 
 import dataclasses
 import functools
-import itertools
 import math
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
-from transformer_jax.checkpoints import read_config
-from transformer_jax.checks import LARGEST, Id, Range, check_fields, check_value, listed, require, shown
+from transformer_jax.batches import (
+    bucket,
+    by_length,
+    decode_text,
+    encode_prefixes,
+    encode_sources,
+    padded,
+    prefix,
+    row_count,
+    row_keys,
+    tokens_of,
+)
+from transformer_jax.checks import LARGEST, Id, Range, check_fields, check_value, require, shown
 from transformer_jax.decoding import (
     BROKEN,
     Beam,
@@ -25,7 +33,6 @@ from transformer_jax.decoding import (
     GreedySearch,
     Length,
     Penalty,
-    Prefix,
     Preset,
     Sampling,
     Search,
@@ -34,10 +41,10 @@ from transformer_jax.decoding import (
     TopK,
     TopP,
 )
-from transformer_jax.decoding_defaults import DecodingDefaults, constraints_of, read_decoding_defaults
+from transformer_jax.decoding_defaults import decoding_options
 from transformer_jax.generation import cast_matrices, decode
 from transformer_jax.seq2seq import Transformer
-from transformer_jax.texts import TextError, TextsCut, progress
+from transformer_jax.texts import progress
 from transformer_jax.tokenizer import (
     FILES_OF_TOKENIZERS,
     SENTENCEPIECE,
@@ -153,8 +160,10 @@ class Translator:
             same = serialized(load_tokenizer(other)) == serialized(tokenizer)
             require(same, f"{other} has another tokenizer than {path}: models that decide together share one")
             others.append(Transformer.from_pretrained(other, dtype))
+        own = [field.name for field in dataclasses.fields(cls)]
         try:
-            return cls(model, params, tokenizer, **{"others": tuple(others)} | _options(path, model, options))
+            options = decoding_options(path, model.config, options, own)
+            return cls(model, params, tokenizer, **{"others": tuple(others)} | options)
         except ValueError as error:
             told = str(error)
             raise ValueError(told if told.startswith(str(path)) else f"{path}: {told}") from error
@@ -171,7 +180,7 @@ class Translator:
             ValueError: one string instead of several, something that is no string, or text that is not Unicode (a
                 lone surrogate); a prefix that leaves no room; or the model's scores are not finite.
         """
-        return [self._text(found[0][0]) if found else "" for found in self._search(sentences, self._kind, prefixes)]
+        return [*map(self._text, self._search(sentences, self._kind, prefixes))]
 
     def n_best(self, sentences: Sequence[str], prefixes: Sequence[str] | None = None) -> list[list[Translation]]:
         """The best `num_beams` translations of each sentence that the search has found, the best first.
@@ -231,17 +240,20 @@ class Translator:
         first: int = 0,
     ) -> list[list[Output]]:
         """The outputs of each sentence; none of one without a token."""
-        sources = self._sources(sentences)
-        starts = self._starts(prefixes, sources)
-        order = sorted((i for i, source in enumerate(sources) if source), key=lambda i: len(sources[i]))
+        sources = encode_sources(self.tokenizer, self.model.config, sentences, min(self.max_length, self._reach))
+        limits = [self._limit(source) for source in sources]
+        starts = None
+        if prefixes is not None:
+            starts = encode_prefixes(self.tokenizer, prefixes, [limit - 2 for limit in limits])
         outputs: list[list[Output]] = [[] for _ in sources]
-        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-        with progress(len(order), len(batches)) as advance:
+        batches = by_length(sources, self.batch_size)
+        with progress(sum(map(len, batches)), len(batches)) as advance:
             for members in batches:
                 found = self._decode_batch(
                     [sources[i] for i in members],
+                    [limits[i] for i in members],
                     None if starts is None else [starts[i] for i in members],
-                    None if key is None else _keys(key, [first + i for i in members], self._rows(len(members))),
+                    None if key is None else row_keys(key, [first + i for i in members], self._rows(len(members))),
                     kind,
                 )
                 for i, own in zip(members, found, strict=True):
@@ -250,18 +262,18 @@ class Translator:
         return outputs
 
     def _decode_batch(
-        self, sources: list[list[int]], starts: list[list[int]] | None, keys_B: Array | None, kind: type[Search]
+        self,
+        sources: list[list[int]],
+        limits: list[int],
+        starts: list[list[int]] | None,
+        keys_B: Array | None,
+        kind: type[Search],
     ) -> Iterator[list[Output]]:
         """The outputs of sources, the longest of which is the last."""
         c, rows = self.model.config, self._rows(len(sources))
-        width = min(_bucket(len(sources[-1])), self._reach)
-        ids_BS = np.full((rows, width), c.pad_id, np.int32)
-        ids_BS[:, 0] = c.eos_id  # what fills up the last batch attends to something
-        lengths_B, limit_B = np.ones(rows, np.int32), np.ones(rows, np.int32)  # and is done before it begins
-        for row, source in enumerate(sources):
-            ids_BS[row, : len(source)] = source
-            lengths_B[row], limit_B[row] = len(source), self._limit(source)
-        longest = min(_bucket(width + LONGER), self._reach)  # room for all; limit_B is what counts
+        width = min(bucket(len(sources[-1])), self._reach)
+        batch = padded(sources, limits, rows, width, c)
+        longest = min(bucket(width + LONGER), self._reach)  # room for all; limits are what counts
         options = SearchOptions(
             longest,
             c.decoder_start_id,
@@ -276,16 +288,15 @@ class Translator:
             (self.model, *(model for model, _ in self.others)),
             kind(options),
             self._weights,
-            jnp.asarray(ids_BS),
-            jnp.asarray(np.arange(width)[None, :] < lengths_B[:, None]),
-            jnp.asarray(limit_B),
-            (*self.constraints, *([] if starts is None else [_prefix(starts, rows)])),
+            *batch,
+            (*self.constraints, *([] if starts is None else [prefix(starts, rows)])),
             keys_B,
         )
-        for row in range(len(sources)):
-            ids_WT, scores_W = ids_BWT[row, :, : limit_B[row]], scores_BW[row].tolist()
+        for row, limit in enumerate(limits):
+            ids_WT, scores_W = ids_BWT[row, :, :limit], scores_BW[row].tolist()
             require(ids_WT[0, 1] != BROKEN, _NOTHING)
-            yield [(self._ids(ids), score) for ids, score in zip(ids_WT, scores_W, strict=True) if score > -math.inf]
+            found = zip(ids_WT, scores_W, strict=True)
+            yield [(tokens_of(ids_T, c.eos_id), score) for ids_T, score in found if score > -math.inf]
 
     @functools.cached_property
     def _weights(self) -> tuple[dict[str, Any], ...]:
@@ -293,8 +304,7 @@ class Translator:
         return tuple(cast_matrices(params, model.dtype) for model, params in ((self.model, self.params), *self.others))
 
     def _rows(self, count: int) -> int:
-        """Of a batch with so many sentences: each number is a program of its own, to be compiled."""
-        return min(self.batch_size, 1 << (count - 1).bit_length())
+        return row_count(count, self.batch_size)
 
     def _limit(self, source: list[int]) -> int:
         """The most tokens of an output, its start and its end among them."""
@@ -306,94 +316,8 @@ class Translator:
         configs = [self.model.config, *(model.config for model, _ in self.others)]
         return min([c.max_length for c in configs if c.positions == "learned"], default=LARGEST)
 
-    def _sources(self, sentences: Sequence[str]) -> list[list[int]]:
-        """The ids of sentences, cut where they must be; [] for one without a token."""
-        c = self.model.config
-        begin = [] if c.encoder_start_id is None else [c.encoder_start_id]
-        texts = _texts("sentences", sentences)
-        encoded = (self.tokenizer.encode(text) if text.strip() else [] for text in texts)
-        sources = [[*begin, *tokens, c.eos_id] if tokens else [] for tokens in encoded]
-        longest = min(self.max_length, self._reach)
-        cut = [i for i, source in enumerate(sources) if len(source) > longest]
-        if cut:
-            warnings.warn(TextsCut(longest, cut), stacklevel=4)
-        return [source if len(source) <= longest else [*source[: longest - 1], c.eos_id] for source in sources]
-
-    def _starts(self, prefixes: Sequence[str] | None, sources: list[list[int]]) -> list[list[int]] | None:
-        """The ids that outputs begin with."""
-        if prefixes is None:
-            return None
-        # A tokenizer of two vocabularies has a method for the target's.
-        encode = getattr(self.tokenizer, "encode_target", self.tokenizer.encode)
-        starts = [encode(text) for text in _texts("prefixes", prefixes)]
-        require(len(starts) == len(sources), f"{len(starts)} prefixes for {len(sources)} sentences: give one for each")
-        for i, (start, source) in enumerate(zip(starts, sources, strict=True)):
-            if len(start) > (room := self._limit(source) - 2):
-                raise TextError("prefixes", i, f"has {len(start)} tokens, but there is room for {room}")
-        return starts
-
-    def _ids(self, ids_T: np.ndarray) -> list[int]:
-        return list(itertools.takewhile(lambda id_: id_ != self.model.config.eos_id, ids_T[1:].tolist()))
-
-    def _text(self, ids: list[int]) -> str:
-        try:
-            return self.tokenizer.decode(ids)
-        except IndexError as error:
-            raise ValueError(f"the model gave ids that the tokenizer does not have, up to {max(ids)}") from error
+    def _text(self, found: list[Output]) -> str:
+        return decode_text(self.tokenizer, found[0][0]) if found else ""
 
     def _translations(self, found: list[Output]) -> list[Translation]:
-        return [Translation(self._text(ids), score, tuple(ids)) for ids, score in found]
-
-
-def _options(folder: Path, model: Transformer, given: dict[str, Any]) -> dict[str, Any]:
-    """Those of a Translator: what is given, over what a Marian's folder says."""
-    marian = read_config(folder).get("model_type") == "marian"
-    said = read_decoding_defaults(folder) if marian else DecodingDefaults()
-    own = {field.name for field in dataclasses.fields(Translator)}
-    asked = {name: given[name] for name in DecodingDefaults._fields if name in given and name not in own}
-    both = "constraints" in given and asked
-    require(not both, f"give constraints, or {listed([*asked])}, which become constraints")
-    options: dict[str, Any] = {}
-    if marian:
-        options = {name: getattr(said, name) for name in ("num_beams", "length_penalty", "early_stopping")}
-        options |= {"preset": "hf", "max_length": model.config.max_length, "max_output_length": said.max_length}
-    if "constraints" not in given:
-        said = said._replace(**asked)
-        check_fields(said)
-        options["constraints"] = constraints_of(said, model.config.eos_id)
-    return options | {name: value for name, value in given.items() if name not in asked}
-
-
-def _texts(name: str, texts: Sequence[str]) -> Iterator[str]:
-    """The texts, checked."""
-    several = isinstance(texts, Iterable) and not isinstance(texts, str | bytes | Mapping)
-    require(several, f"give a list of {name}, not {shown(texts)}")
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TextError(name, i, f"must be a string, not {shown(text)}")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise TextError(name, i, f"is not Unicode: {error}") from error
-        yield text
-
-
-def _prefix(starts: list[list[int]], rows: int) -> Prefix:
-    """The constraint that outputs begin with these ids."""
-    ids_BP = np.zeros((rows, _bucket(max(map(len, starts)))), np.int32)
-    lengths_B = np.zeros(rows, np.int32)
-    for row, start in enumerate(starts):
-        ids_BP[row, : len(start)], lengths_B[row] = start, len(start)
-    return Prefix(jnp.asarray(ids_BP), jnp.asarray(lengths_B))
-
-
-def _keys(key: Array, places: list[int], rows: int) -> Array:
-    """A key for each row, which follows from its sentence's place among all."""
-    places_B = np.zeros(rows, np.uint32)
-    places_B[: len(places)] = places
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(places_B))
-
-
-def _bucket(length: int) -> int:
-    """The next of 16, 32, 64, 128 ...: each is a program of its own, to be compiled."""
-    return max(16, 1 << (length - 1).bit_length())
+        return [Translation(decode_text(self.tokenizer, ids), score, tuple(ids)) for ids, score in found]

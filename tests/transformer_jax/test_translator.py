@@ -62,12 +62,6 @@ def test_nothing_to_translate(tiny, calls):
     assert not calls
 
 
-def test_widths_are_few_and_hold_their_sources():
-    widths = [translator._bucket(n) for n in range(1, 513)]
-    assert sorted(set(widths)) == [16, 32, 64, 128, 256, 512]
-    assert all(n <= width <= max(16, 2 * n) for n, width in enumerate(widths, 1))
-
-
 def test_a_thousand_sentences_of_all_lengths_compile_few_programs():
     model, params = own_model(10, final_logits_bias=True)
     params["final_logits_bias"][1] = -1.0  # outputs of 10 to 110 tokens

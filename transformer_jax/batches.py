@@ -1,0 +1,137 @@
+"""Sentences into batches of ids, and ids back into text: what a `Translator` does around its search.
+
+A list of ids is one sentence's, with what begins and ends it. Batches have few shapes, each of which is a program of
+its own, to be compiled; nothing that comes of a sentence depends on the others of its batch.
+"""
+
+import itertools
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from transformer_jax.checks import require
+from transformer_jax.config import TransformerConfig
+from transformer_jax.decoding import Prefix
+from transformer_jax.texts import TextError, TextsCut, checked_texts
+from transformer_jax.tokenizer import Tokenizer
+
+# --- text into ids -----------------------------------------------------------------------------------------------
+
+
+def encode_sources(
+    tokenizer: Tokenizer, config: TransformerConfig, sentences: Sequence[str], longest: int
+) -> list[list[int]]:
+    """The ids of sentences; [] for one without a token.
+
+    What has more than `longest` of them is cut in front of its end. A warning says which do, in the name of whoever
+    calls the caller's caller.
+    """
+    begin = [] if config.encoder_start_id is None else [config.encoder_start_id]
+    texts = checked_texts("sentences", sentences)
+    encoded = (tokenizer.encode(text) if text.strip() else [] for text in texts)
+    sources = [[*begin, *tokens, config.eos_id] if tokens else [] for tokens in encoded]
+    cut = [i for i, source in enumerate(sources) if len(source) > longest]
+    if cut:
+        warnings.warn(TextsCut(longest, cut), stacklevel=4)
+    return [source if len(source) <= longest else [*source[: longest - 1], config.eos_id] for source in sources]
+
+
+def encode_prefixes(tokenizer: Tokenizer, prefixes: Sequence[str], rooms: Sequence[int]) -> list[list[int]]:
+    """The ids that outputs begin with, behind their start.
+
+    Raises:
+        ValueError: there is not one for each room, or one has more tokens than its room.
+    """
+    # A tokenizer of two vocabularies has a method for the target's.
+    encode = getattr(tokenizer, "encode_target", tokenizer.encode)
+    starts = [encode(text) for text in checked_texts("prefixes", prefixes)]
+    require(len(starts) == len(rooms), f"{len(starts)} prefixes for {len(rooms)} sentences: give one for each")
+    for i, (start, room) in enumerate(zip(starts, rooms, strict=True)):
+        if len(start) > room:
+            raise TextError("prefixes", i, f"has {len(start)} tokens, but there is room for {room}")
+    return starts
+
+
+# --- ids into batches --------------------------------------------------------------------------------------------
+
+
+class Batch(NamedTuple):
+    """Sources of several sentences.
+
+    Attributes:
+        ids_BS: int32, padded.
+        mask_BS: which of them are tokens.
+        limit_B: the most tokens of each output, its start and end among them.
+    """
+
+    ids_BS: Array
+    mask_BS: Array
+    limit_B: Array
+
+
+def by_length(sources: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+    """The places of the sources in batches, the shortest first; those without a token are in none."""
+    order = sorted((i for i, source in enumerate(sources) if source), key=lambda i: len(sources[i]))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def row_count(count: int, size: int) -> int:
+    """The rows of a batch with so many sentences."""
+    return min(size, 1 << (count - 1).bit_length())
+
+
+def bucket(length: int) -> int:
+    """The width of what has so many tokens: the next of 16, 32, 64, 128 ..."""
+    return max(16, 1 << (length - 1).bit_length())
+
+
+def padded(
+    sources: Sequence[Sequence[int]], limits: Sequence[int], rows: int, width: int, config: TransformerConfig
+) -> Batch:
+    """Sources in so many rows. Those that none fills have an end to attend to, and are done before they begin."""
+    ids_BS = np.full((rows, width), config.pad_id, np.int32)
+    ids_BS[:, 0] = config.eos_id
+    lengths_B, limit_B = np.ones(rows, np.int32), np.ones(rows, np.int32)
+    limit_B[: len(limits)] = limits
+    for row, source in enumerate(sources):
+        ids_BS[row, : len(source)] = source
+        lengths_B[row] = len(source)
+    mask_BS = np.arange(width)[None, :] < lengths_B[:, None]
+    return Batch(jnp.asarray(ids_BS), jnp.asarray(mask_BS), jnp.asarray(limit_B))
+
+
+def prefix(starts: Sequence[Sequence[int]], rows: int) -> Prefix:
+    """The constraint that outputs begin with these ids."""
+    ids_BP = np.zeros((rows, bucket(max(map(len, starts)))), np.int32)
+    lengths_B = np.zeros(rows, np.int32)
+    for row, start in enumerate(starts):
+        ids_BP[row, : len(start)], lengths_B[row] = start, len(start)
+    return Prefix(jnp.asarray(ids_BP), jnp.asarray(lengths_B))
+
+
+def row_keys(key: Array, places: Sequence[int], rows: int) -> Array:
+    """A key for each row, which follows from its sentence's place among all."""
+    places_B = np.zeros(rows, np.uint32)
+    places_B[: len(places)] = places
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(places_B))
+
+
+# --- ids into text -----------------------------------------------------------------------------------------------
+
+
+def tokens_of(ids_T: np.ndarray, eos_id: int) -> list[int]:
+    """An output without its start, its end, and what stands behind that."""
+    return list(itertools.takewhile(lambda id_: id_ != eos_id, ids_T[1:].tolist()))
+
+
+def decode_text(tokenizer: Tokenizer, ids: list[int]) -> str:
+    """The text of an output's tokens. Raises ValueError for ids that the tokenizer does not have."""
+    try:
+        return tokenizer.decode(ids)
+    except IndexError as error:
+        raise ValueError(f"the model gave ids that the tokenizer does not have, up to {max(ids)}") from error
