@@ -80,9 +80,9 @@ def by_length(sources: Sequence[Sequence[int]], size: int) -> list[list[int]]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def row_count(count: int, size: int) -> int:
-    """The rows of a batch with so many sentences."""
-    return min(size, 1 << (count - 1).bit_length())
+def row_count(count: int, size: int, parts: int = 1) -> int:
+    """The rows of a batch with so many sentences, which are split into so many parts of one size."""
+    return parts * min(-(-size // parts), 1 << (-(-count // parts) - 1).bit_length())
 
 
 def bucket(length: int) -> int:

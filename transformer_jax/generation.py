@@ -1,13 +1,14 @@
 """Decoding with a Transformer, ids in, ids out: `generate`, and what `Translator` runs."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
 from transformer_jax import decoding
@@ -24,6 +25,7 @@ from transformer_jax.decoding import (
     Tokens,
     ensemble,
 )
+from transformer_jax.devices import ROWS
 from transformer_jax.masks import AttentionMask
 from transformer_jax.seq2seq import Transformer
 
@@ -160,6 +162,7 @@ def decode(
     limit_B: Array,
     constraints: tuple[Constraint, ...] = (),
     keys_B: Array | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """All outputs of a batch: ids [B, W, T] and scores [B, W], as `search.outputs` gives them.
 
@@ -171,21 +174,24 @@ def decode(
         limit_B: the most tokens of each output, its start and end among them.
         constraints: arrays in them have a row a sentence.
         keys_B: typed keys by which each sentence's samples are drawn.
+        mesh: over whose devices all rows are split, and to which the parameters are copied, see
+            `transformer_jax.devices`. Rows stay a multiple of their number.
     """
+    parts = 1 if mesh is None else mesh.size
     T, W = search.options.max_length, search.options.num_beams
     for leaf in jax.tree.leaves(constraints):
         require(leaf.shape[:1] == (len(input_ids),), f"constraints hold {leaf.shape}: give {len(input_ids)} rows")
     slots = min(T, SLOTS)
-    state = _begin(models, search, slots, params, input_ids, mask_BS, limit_B, constraints, keys_B)
+    state = _begin(models, search, slots, mesh, params, input_ids, mask_BS, limit_B, constraints, keys_B)
     rows = np.arange(len(input_ids))
     ids_BWT = np.full((len(rows), W, T), search.options.pad_id, np.int32)
     scores_BW = np.zeros((len(rows), W), np.float32)
     while True:
-        state = _advance(models, search, params, state, jnp.int32(min(slots, int(state.length) + CHUNK)))
+        state = _advance(models, search, mesh, params, state, jnp.int32(min(slots, int(state.length) + CHUNK)))
         is_open_B, length = np.asarray(state.is_open_B), int(state.length)
         left, size = int(is_open_B.sum()), len(rows)
         is_done = not left or length >= T
-        while size % 2 == 0 and left <= size // 2:
+        while size % (2 * parts) == 0 and left <= size // 2:
             size //= 2
         if is_done or size < len(rows):
             ids, scores = search.outputs(state)
@@ -194,10 +200,10 @@ def decode(
             return ids_BWT, scores_BW
         if size < len(rows):
             kept = np.argsort(~is_open_B, kind="stable")[:size]  # the open ones first
-            state, rows = _keep(state, jnp.asarray(kept)), rows[kept]
+            state, rows = _keep(mesh, state, jnp.asarray(kept)), rows[kept]
         if length >= slots:
             slots = min(T, 2 * slots)
-            state = _lengthen(W * slots, state)
+            state = _lengthen(W * slots, mesh, state)
 
 
 def cast_matrices(params: Any, dtype: DTypeLike) -> Any:
@@ -213,11 +219,12 @@ def _step(models: tuple[Transformer, ...], params: tuple[dict[str, Any], ...]) -
     return ensemble([decoder_step(model, own) for model, own in zip(models, params, strict=True)])
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _begin(
     models: tuple[Transformer, ...],
     search: Search,
     slots: int,
+    mesh: Mesh | None,
     params: tuple[dict[str, Any], ...],
     input_ids: Array,
     mask_BS: Array,
@@ -230,34 +237,45 @@ def _begin(
         read_source(model, own, input_ids, mask_BS, beams, slots) for model, own in zip(models, params, strict=True)
     )
     if isinstance(search, BeamSearch):
-        return search.begin(caches, limit_B, constraints)
+        return _split(mesh, search.begin(caches, limit_B, constraints))
     if keys_B is None:
         keys_B = jax.random.split(jax.random.key(0), len(input_ids))
-    return search.begin(caches, limit_B, keys_B, constraints)
+    return _split(mesh, search.begin(caches, limit_B, keys_B, constraints))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
 def _advance(
-    models: tuple[Transformer, ...], search: Search, params: tuple[dict[str, Any], ...], state: Any, length: Array
+    models: tuple[Transformer, ...],
+    search: Search,
+    mesh: Mesh | None,
+    params: tuple[dict[str, Any], ...],
+    state: Any,
+    length: Array,
 ) -> Any:
-    return decoding.advance(search, _step(models, params), state, length)
+    def run(params: tuple[dict[str, Any], ...], state: Any, length: Array) -> Any:
+        return decoding.advance(search, _step(models, params), state, length)
 
+    if mesh is None:
+        return run(params, state, length)
 
-@jax.jit
-def _keep(state: Any, rows_N: Array) -> Any:
-    """The state of some sentences alone."""
+    # No device waits for another: left to the compiler, each would sort the scores of all rows at every step. One whose
+    # rows are done stops early, but as nothing becomes of these any more, the others' length is right for them too.
+    def run_apart(params: tuple[dict[str, Any], ...], state: Any, length: Array) -> Any:
+        return _by_rows(lambda x, axis: jax.lax.pmax(x, ROWS) if axis is None else x, run(params, state, length))
 
-    def take(x: Any) -> Any:
-        if isinstance(x, KVCache):
-            key, value = (jnp.take(y, rows_N, axis=y.ndim - 4) for y in (x.key_BHSK, x.value_BHSK))
-            return KVCache(key, value, x.length)
-        return x if x.ndim == 0 else jnp.take(x, rows_N, axis=0)
-
-    return jax.tree.map(take, state, is_leaf=lambda x: isinstance(x, KVCache))
+    whole, specs = PartitionSpec(), _by_rows(_spec, state)
+    apart = jax.shard_map(run_apart, mesh=mesh, in_specs=(whole, specs, whole), out_specs=specs, check_vma=False)
+    return apart(params, state, length)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _lengthen(slots: int, state: Any) -> Any:
+def _keep(mesh: Mesh | None, state: Any, rows_N: Array) -> Any:
+    """The state of some sentences alone."""
+    return _split(mesh, _by_rows(lambda x, axis: x if axis is None else jnp.take(x, rows_N, axis=axis), state))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _lengthen(slots: int, mesh: Mesh | None, state: Any) -> Any:
     """The state with room for more tokens in its caches."""
 
     def longer(x: Any) -> Any:
@@ -269,4 +287,27 @@ def _lengthen(slots: int, state: Any) -> Any:
     def lengthened(source: Decoding) -> Decoding:
         return source._replace(cache=jax.tree.map(longer, source.cache, is_leaf=lambda x: isinstance(x, KVCache)))
 
-    return state._replace(cache=tuple(map(lengthened, state.cache)))
+    return _split(mesh, state._replace(cache=tuple(map(lengthened, state.cache))))
+
+
+def _split(mesh: Mesh | None, state: Any) -> Any:
+    """The state with its rows split over the devices."""
+    if mesh is None:
+        return state
+    return jax.lax.with_sharding_constraint(state, _by_rows(lambda x, axis: NamedSharding(mesh, _spec(x, axis)), state))
+
+
+def _spec(x: Array, axis: int | None) -> PartitionSpec:
+    return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, ROWS)
+
+
+def _by_rows(change: Callable[[Array, int | None], Any], state: Any) -> Any:
+    """A state of `change(array, axis of its rows)` for each array; None for the axis of those without rows."""
+
+    def changed(x: Any) -> Any:
+        if isinstance(x, KVCache):
+            key, value = (change(y, y.ndim - 4) for y in (x.key_BHSK, x.value_BHSK))
+            return KVCache(key, value, change(x.length, None))
+        return change(x, 0 if x.ndim else None)
+
+    return jax.tree.map(changed, state, is_leaf=lambda x: isinstance(x, KVCache))

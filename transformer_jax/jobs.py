@@ -6,7 +6,10 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
 from transformer_jax.checks import Id, Range, Size, listed, require
 from transformer_jax.decoding import Beam, Length, Penalty, Preset
@@ -29,6 +32,7 @@ class SentencesJob(Job):
         min_length: tokens of an output, the start token among them, before it may end
         repetition_penalty: what scores of tokens that an output has already are divided by
         no_repeat_ngram_size: n, where no n tokens in a row come twice in an output; 0 for none
+        devices: how many the sentences of a batch are split over; all that there are where not given
 
     What is None is as the folder says.
     """
@@ -40,6 +44,7 @@ class SentencesJob(Job):
     min_length: Id | None = None
     repetition_penalty: Annotated[float, Range(0, open_low=True)] | None = None
     no_repeat_ngram_size: Id | None = None
+    devices: Size | None = None
 
     settings: ClassVar[tuple[str, ...]] = (
         "batch_size",
@@ -52,6 +57,11 @@ class SentencesJob(Job):
 
     def load(self) -> Any:
         given = {name: getattr(self, name) for name in self.settings if getattr(self, name) is not None}
+        devices = jax.local_devices()
+        enough = self.devices is None or self.devices <= len(devices)
+        require(enough, f"--devices {self.devices}: there are {len(devices)}")
+        if len(devices := devices[: self.devices]) > 1:
+            given["mesh"] = Mesh(np.array(devices), ("devices",))
         return Translator.from_pretrained(self.folder, jnp.dtype(self.dtype), ensemble=self.ensemble, **given)
 
     def text(self, number: int, line: bytes) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from transformer_jax.batches import (
@@ -42,6 +43,7 @@ from transformer_jax.decoding import (
     TopP,
 )
 from transformer_jax.decoding_defaults import decoding_options
+from transformer_jax.devices import Devices
 from transformer_jax.generation import cast_matrices, decode
 from transformer_jax.seq2seq import Transformer
 from transformer_jax.texts import progress
@@ -101,6 +103,8 @@ class Translator:
         max_output_length: tokens of an output, its start and its end among them, where that is less.
         constraints: see `transformer_jax.decoding.constraints`; those that are alike for all sentences.
         others: further models over the same vocabulary, with their parameters: the mean of all probabilities decides.
+        mesh: the rows of each batch are split over all its devices, whatever its axes are, and the parameters copied to
+            each; None for the default device. The rows are then a multiple of the number of devices.
 
     Raises:
         ValueError: an option is out of range, or the tokenizer is not that of a model.
@@ -118,6 +122,7 @@ class Translator:
     max_output_length: Length | None = None
     constraints: tuple[Constraint, ...] = ()
     others: tuple[tuple[Transformer, dict[str, Any]], ...] = ()
+    mesh: Mesh | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -129,6 +134,7 @@ class Translator:
         own = [constraint for constraint in self.constraints if jax.tree.leaves(constraint)]
         require(not own, f"constraints that hold arrays are of a batch's rows, not for a Translator: {shown(own)}")
         check_tokenizer(self.tokenizer, self.model.config)
+        Devices.of(self.mesh)
 
     @classmethod
     def from_pretrained(
@@ -284,14 +290,18 @@ class Translator:
             self.early_stopping,
             self.preset,
         )
-        ids_BWT, scores_BW = decode(
-            (self.model, *(model for model, _ in self.others)),
-            kind(options),
-            self._weights,
-            *batch,
-            (*self.constraints, *([] if starts is None else [prefix(starts, rows)])),
-            keys_B,
-        )
+        begin = () if starts is None else (prefix(starts, rows),)
+        batch, begin, keys_B = self._devices.split((batch, begin, keys_B))
+        with self._devices.in_use():
+            ids_BWT, scores_BW = decode(
+                (self.model, *(model for model, _ in self.others)),
+                kind(options),
+                self._weights,
+                *batch,
+                (*self.constraints, *begin),
+                keys_B,
+                self._devices.mesh,
+            )
         for row, limit in enumerate(limits):
             ids_WT, scores_W = ids_BWT[row, :, :limit], scores_BW[row].tolist()
             require(ids_WT[0, 1] != BROKEN, _NOTHING)
@@ -301,10 +311,15 @@ class Translator:
     @functools.cached_property
     def _weights(self) -> tuple[dict[str, Any], ...]:
         """The parameters of all models, in the type that they are multiplied in."""
-        return tuple(cast_matrices(params, model.dtype) for model, params in ((self.model, self.params), *self.others))
+        models = ((self.model, self.params), *self.others)
+        return tuple(self._devices.copied(cast_matrices(params, model.dtype)) for model, params in models)
+
+    @functools.cached_property
+    def _devices(self) -> Devices:
+        return Devices.of(self.mesh)
 
     def _rows(self, count: int) -> int:
-        return row_count(count, self.batch_size)
+        return row_count(count, self.batch_size, self._devices.parts)
 
     def _limit(self, source: list[int]) -> int:
         """The most tokens of an output, its start and its end among them."""

@@ -33,7 +33,7 @@ def call(folder, monkeypatch, capfdbinary):
     def call(job, content, *options, folder=folder):
         content = content if isinstance(content, bytes) else "".join(f"{line}\n" for line in content).encode()
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-        code = lines.run("transformer_jax", JOBS, [job, folder, "--batch-size", "4", *options])
+        code = lines.run("transformer_jax", JOBS, [job, folder, "--batch-size", "4", "--devices", "1", *options])
         out, error = capfdbinary.readouterr()
         assert out == b"" or out.endswith(b"\n")
         return code, out.decode().split("\n")[:-1], error.decode()
@@ -82,8 +82,14 @@ def test_samples_depend_on_the_seed_and_the_line_alone(call, monkeypatch):
     assert cells[:2] == cells[2:] and sharp[0] == sharp[1]
 
 
+def test_sentences_are_split_over_all_devices(folder):
+    assert JOBS["translate"](folder).load().mesh.size == 8
+    assert JOBS["sample"](folder, devices=3).load()[0].mesh.size == 3
+    assert JOBS["translate"](folder, devices=1).load().mesh is None
+
+
 def test_memory_does_not_grow_with_the_input(folder):
-    job = JOBS["translate"](folder, batch_size=4)
+    job = JOBS["translate"](folder, batch_size=4, devices=1)
     written, read = io.BytesIO(), 0
 
     def source():
@@ -177,6 +183,7 @@ def test_models_decide_together(call, folder, tmp_path):
         ("sample", ["--count", "3"], "--count 3: --format text has the first output alone"),
         ("sample", ["--count", "2", "--minimum-risk"], "--minimum-risk has no choice"),
         ("translate", ["--n-best", "0"], "--n-best must be an integer from 1"),
+        ("translate", ["--devices", "9"], "--devices 9: there are 8"),
         ("translate", ["--num-beams", "0"], "--num-beams must be an integer from 1"),
         ("translate", ["--preset", "fairseq"], "--preset"),
         ("translate", ["--repetition-penalty", "0"], "--repetition-penalty must be a number above 0"),
@@ -198,6 +205,6 @@ def test_an_ensemble_of_other_vocabularies_is_refused(call, folder, tmp_path):
 
 
 def test_as_a_program(folder):
-    command = [sys.executable, "-m", "transformer_jax", "translate", folder, "--num-beams", "1"]
+    command = [sys.executable, "-m", "transformer_jax", "translate", folder, "--num-beams", "1", "--devices", "1"]
     done = subprocess.run(command, input=b"the fox\n\na dog\n", capture_output=True, check=True)
     assert done.stdout.count(b"\n") == 3 and done.stderr == b""
