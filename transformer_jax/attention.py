@@ -325,10 +325,13 @@ class MultiHeadAttention(nn.Module):
         k_BSHK, v_BSHK = self._key_value(memory_BSD)
         return KVCache(k_BSHK.swapaxes(1, 2), v_BSHK.swapaxes(1, 2), jnp.asarray(memory_BSD.shape[1], jnp.int32))
 
-    def weights(self, x_BLD: Array, mask: AttentionMask | None = None) -> Array:
-        """The weights of self-attention, computed for looking at them: float32 [B, H, L, L]."""
-        q_BLHK, k_BLHK, _ = self._query_key_value(x_BLD)
-        return attention_weights(q_BLHK, k_BLHK, mask)
+    def weights(self, x_BLD: Array, mask: AttentionMask | None = None, *, memory: Array | None = None) -> Array:
+        """The weights of attention to x or a memory [B, S, D], computed for looking at them: float32 [B, H, L, S]."""
+        if memory is None:
+            q_BLHK, k_BSHK, _ = self._query_key_value(x_BLD)
+        else:
+            q_BLHK, k_BSHK = self.query(x_BLD), self._key_value(memory)[0]
+        return attention_weights(q_BLHK, k_BSHK, mask)
 
     def _query_key_value(self, x_BLD: Array) -> list[Array]:
         if self.is_fused:

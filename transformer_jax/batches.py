@@ -41,15 +41,29 @@ def encode_sources(
     return [source if len(source) <= longest else [*source[: longest - 1], config.eos_id] for source in sources]
 
 
+def encode_targets(tokenizer: Tokenizer, name: str, texts: Sequence[str]) -> list[list[int]]:
+    """The ids of texts in the target's language; `name` is what the list is called."""
+    # A tokenizer of two vocabularies has a method for the target's.
+    encode = getattr(tokenizer, "encode_target", tokenizer.encode)
+    return [encode(text) for text in checked_texts(name, texts)]
+
+
+def encode_translations(tokenizer: Tokenizer, translations: Sequence[str], longest: int) -> list[list[int]]:
+    """The ids of translations, without start and end. What has more than `longest` is cut, as `encode_sources` does."""
+    targets = encode_targets(tokenizer, "translations", translations)
+    cut = [i for i, target in enumerate(targets) if len(target) > longest]
+    if cut:
+        warnings.warn(TextsCut(longest, cut, "translations"), stacklevel=4)
+    return [target[:longest] for target in targets]
+
+
 def encode_prefixes(tokenizer: Tokenizer, prefixes: Sequence[str], rooms: Sequence[int]) -> list[list[int]]:
     """The ids that outputs begin with, behind their start.
 
     Raises:
         ValueError: there is not one for each room, or one has more tokens than its room.
     """
-    # A tokenizer of two vocabularies has a method for the target's.
-    encode = getattr(tokenizer, "encode_target", tokenizer.encode)
-    starts = [encode(text) for text in checked_texts("prefixes", prefixes)]
+    starts = encode_targets(tokenizer, "prefixes", prefixes)
     require(len(starts) == len(rooms), f"{len(starts)} prefixes for {len(rooms)} sentences: give one for each")
     for i, (start, room) in enumerate(zip(starts, rooms, strict=True)):
         if len(start) > room:
@@ -103,6 +117,15 @@ def padded(
         lengths_B[row] = len(source)
     mask_BS = np.arange(width)[None, :] < lengths_B[:, None]
     return Batch(jnp.asarray(ids_BS), jnp.asarray(mask_BS), jnp.asarray(limit_B))
+
+
+def shifted(targets: Sequence[Sequence[int]], rows: int, width: int, config: TransformerConfig) -> Array:
+    """What a decoder reads to give these tokens, int32 [rows, width]: the start token, and all of them but the last."""
+    ids_BL = np.full((rows, width), config.pad_id, np.int32)
+    ids_BL[:, 0] = config.decoder_start_id
+    for row, target in enumerate(targets):
+        ids_BL[row, 1 : len(target)] = target[:-1]
+    return jnp.asarray(ids_BL)
 
 
 def prefix(starts: Sequence[Sequence[int]], rows: int) -> Prefix:

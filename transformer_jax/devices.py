@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -11,6 +11,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from transformer_jax.checks import require, shown
 
 ROWS = "rows"  # the one axis of the meshes made here
+
+Tree = TypeVar("Tree")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +45,11 @@ class Devices:
         """Into how many parts rows are split: what their number is a multiple of."""
         return 1 if self.mesh is None else self.mesh.size
 
-    def split(self, arrays: Any) -> Any:
+    def split(self, arrays: Tree) -> Tree:
         """Arrays with a row a sentence, on the devices that have them."""
         return arrays if self.mesh is None else jax.device_put(arrays, NamedSharding(self.mesh, PartitionSpec(ROWS)))
 
-    def copied(self, arrays: Any) -> Any:
+    def copied(self, arrays: Tree) -> Tree:
         """Arrays that every device has whole, such as parameters."""
         return arrays if self.mesh is None else jax.device_put(arrays, NamedSharding(self.mesh, PartitionSpec()))
 

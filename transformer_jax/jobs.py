@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from transformer_jax.alignment import Alignment
 from transformer_jax.checks import Id, Range, Size, listed, require
 from transformer_jax.decoding import Beam, Length, Penalty, Preset
 from transformer_jax.lines import Job, Record, columns_line, json_line
 from transformer_jax.minimum_risk import by_risk
+from transformer_jax.texts import TextsCut
 from transformer_jax.translator import Seed, Translation, Translator
 
 
@@ -26,6 +28,8 @@ class SentencesJob(Job):
 
     Attributes:
         format: the best output alone; or columns, score and text of each output; or a JSON object a line
+        alignment: which word of the sentence each word of an output came from, such as 0-0 1-2: behind ||| where the
+            output stands alone, in a column behind its text, or as pairs in the object
         max_length: tokens of a sentence; what is longer is cut, and told
         max_output_length: tokens of an output; at most 50 more than its sentence has
         ensemble: folders of models that decide together with that of FOLDER
@@ -38,6 +42,7 @@ class SentencesJob(Job):
     """
 
     format: Literal["text", "tsv", "jsonl"] = "text"
+    alignment: bool = False
     max_length: Length | None = None
     max_output_length: Length | None = None
     ensemble: tuple[str, ...] = ()
@@ -71,14 +76,32 @@ class SentencesJob(Job):
             warnings.warn(f"{error}: what cannot be read there is read as U+FFFD", stacklevel=2)
             return super().text(number, line.decode("utf-8", "replace").encode())
 
+    def aligned(
+        self, translator: Translator, texts: Sequence[str], outputs: Sequence[list[Translation]]
+    ) -> Iterator[Record]:
+        """The answers that outputs of texts are, with alignments where asked for."""
+        found: Iterator[Alignment] = iter(())
+        if self.format == "text":
+            outputs = [own[:1] for own in outputs]
+        if self.alignment:
+            pairs = [(text, output.text) for text, own in zip(texts, outputs, strict=True) for output in own]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", TextsCut)  # told by the search
+                found = iter(translator.align([text for text, _ in pairs], [output for _, output in pairs]))
+        for own in outputs:
+            yield {"outputs": own, "alignments": [*itertools.islice(found, len(own))]}
+
     def written(self, record: Record, answer: Record) -> str:
-        outputs: list[Translation] = answer["outputs"]
+        said = [{"text": output.text, "score": output.score} for output in answer["outputs"]]
+        for output, alignment in zip(said, answer["alignments"], strict=False):
+            output["alignment"] = alignment.links if self.format == "jsonl" else alignment.pharaoh()
         if self.format == "jsonl":
-            said = [{"text": output.text, "score": output.score} for output in outputs]
             return json_line({**record, "translations": said})
         if self.format == "tsv":
-            return columns_line(cell for output in outputs for cell in (output.score, output.text))
-        return columns_line([outputs[0].text if outputs else ""])
+            names = ("score", "text", "alignment")
+            return columns_line(output[name] for output in said for name in names if name in output)
+        best = said[0] if said else {"text": ""}
+        return columns_line([" ||| ".join(best[name] for name in ("text", "alignment") if name in best)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +137,8 @@ class TranslateJob(SentencesJob):
         return translator
 
     def answers(self, loaded: Translator, records: Sequence[Record]) -> Iterable[Record]:
-        for outputs in loaded.n_best([record["text"] for record in records]):
-            yield {"outputs": outputs[: self.n_best]}
+        texts = [record["text"] for record in records]
+        return self.aligned(loaded, texts, [outputs[: self.n_best] for outputs in loaded.n_best(texts)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,8 +173,8 @@ class SampleJob(SentencesJob):
         first, *_ = itertools.islice(places, len(records))
         how: dict[str, Any] = {name: getattr(self, name) for name in ("temperature", "top_k", "top_p")}
         texts = [record["text"] for record in records]
-        for outputs in translator.sample(texts, self.count, self.seed, first=first, **how):
-            yield {"outputs": by_risk(outputs) if self.minimum_risk else outputs}
+        drawn = translator.sample(texts, self.count, self.seed, first=first, **how)
+        return self.aligned(translator, texts, [by_risk(outputs) for outputs in drawn] if self.minimum_risk else drawn)
 
 
 JOBS: dict[str, type[Job]] = {"translate": TranslateJob, "sample": SampleJob}

@@ -181,6 +181,19 @@ class Transformer(Owner):
         x_BLD, cache = self.decoder(x_BLD, memory, own, cross, cache=cache, deterministic=deterministic)
         return DecoderOutput(self._logits(x_BLD), cache)
 
+    def cross_attentions(
+        self, input_ids: Array, decoder_input_ids: Array, attention_mask: Array | None = None
+    ) -> tuple[Array, ...]:
+        """The weights by which each decoder layer attends to the source: N float32 arrays [B, H, L, S].
+
+        They are computed for looking at them, by the same parameters; the arguments are those of the call.
+        """
+        input_ids, decoder_input_ids = as_ids("input_ids", input_ids), as_ids("decoder_input_ids", decoder_input_ids)
+        mask = AttentionMask() if attention_mask is None else AttentionMask.padding(attention_mask, input_ids.shape)
+        encoded_BSD = self.encode(input_ids, attention_mask)
+        x_BLD = self._embed(self._target_table(), decoder_input_ids, None, True)
+        return self.decoder.cross_attentions(x_BLD, encoded_BSD, AttentionMask.causal(), mask)
+
     def project_memory(self, encoded_BSD: Array) -> Any:
         """Every decoder layer's keys and values of the encoder's output, computed once for all steps of decoding."""
         return self.decoder.project_memory(encoded_BSD)

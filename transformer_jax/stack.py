@@ -176,6 +176,18 @@ class DecoderLayer(_Layer):
         x_BLD = self._residual(x_BLD, self.mlp_norm, lambda h: self.mlp(h, seed=fold_seed(seed, 4)), fold_seed(seed, 5))
         return x_BLD, cache
 
+    def cross_attention_weights(
+        self,
+        x_BLD: Array,
+        memory_BSD: Array,
+        self_mask: AttentionMask | None = None,
+        cross_mask: AttentionMask | None = None,
+    ) -> Array:
+        """The weights by which the layer attends to the memory, without dropout: float32 [B, H, L, S]."""
+        x_BLD = self._residual(x_BLD, self.self_attention_norm, lambda h: self.self_attention(h, self_mask)[0], None)
+        h_BLD = self.cross_attention_norm(x_BLD) if self.config.norm == "pre" else x_BLD
+        return self.cross_attention.weights(h_BLD, cross_mask, memory=memory_BSD)
+
     def project_memory(self, memory_BSD: Array) -> KVCache:
         return self.cross_attention.project_memory(memory_BSD)
 
@@ -324,6 +336,21 @@ class Decoder(_Stack):
         x_BLD, caches = self._run(body, constrain(x_BLD, "batch", "length", None), inputs)
         y_BLD = self.norm(x_BLD) if self.config.norm == "pre" else x_BLD
         return y_BLD, None if cache is None else caches
+
+    def cross_attentions(
+        self,
+        x_BLD: Array,
+        memory_BSD: Array,
+        self_mask: AttentionMask | None = None,
+        cross_mask: AttentionMask | None = None,
+    ) -> tuple[Array, ...]:
+        """Each layer's weights of attention to the memory, see `EncoderStates`: N float32 arrays [B, H, L, S]."""
+
+        def body(layer: DecoderLayer, x_BLD: Array, *_: Any) -> tuple[Array, Array]:
+            given = (x_BLD, memory_BSD, self_mask, cross_mask)
+            return layer(*given)[0], layer.cross_attention_weights(*given)
+
+        return tuple(self._run(body, constrain(x_BLD, "batch", "length", None))[1])
 
     def project_memory(self, memory_BSD: Array) -> Any:
         """Every layer's keys and values of the encoder's output, to be computed once and decoded from many times."""

@@ -33,8 +33,8 @@ class TextsCut(UserWarning):
         indices: places of the texts in the list.
     """
 
-    def __init__(self, longest: int, indices: list[int]) -> None:
-        super().__init__(self.line(longest, "texts", indices))
+    def __init__(self, longest: int, indices: list[int], name: str = "texts") -> None:
+        super().__init__(self.line(longest, name, indices))
         self.longest, self.indices = longest, indices
 
     @staticmethod

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from transformer_jax.checkpoints import read_json, write_files
 from transformer_jax.checks import listed, printed, require, shown
 from transformer_jax.config import TransformerConfig
+from transformer_jax.spans import Span, sentencepiece_spans
 
 # What a folder is known by to hold each kind. A Marian's may hold the others too, made of its own files.
 FILES = MARIAN, SENTENCEPIECE, JSON = "source.spm", "spm.model", "tokenizer.json"
@@ -22,7 +23,8 @@ class Tokenizer(Protocol):
     """What a Translator needs of a tokenizer: text without start and end, which the model's configuration names.
 
     `sentencepiece.SentencePieceProcessor` has it. One that has the methods `vocab_size`, `eos_id` and `pad_id` too is
-    held against the model; -1 stands for a token that it does not know.
+    held against the model; -1 stands for a token that it does not know. For word alignment it has `spans`, see
+    `transformer_jax.spans`.
     """
 
     def encode(self, text: str) -> list[int]: ...
@@ -47,6 +49,10 @@ class JsonTokenizer:
         if not isinstance(text, str):
             return [row.ids for row in self.backend.encode_batch(list(text), add_special_tokens=False)]
         return self.backend.encode(text, add_special_tokens=False).ids
+
+    def spans(self, text: str) -> list[Span]:
+        """Where each token of a text stands in it."""
+        return self.backend.encode(text, add_special_tokens=False).offsets
 
     def decode(self, ids: list[int]) -> str:
         """Ids -> text, without special tokens and without ids that are no token's."""
@@ -133,6 +139,14 @@ class MarianTokenizer:
         """The same for texts in the target's language."""
         return self._encode(text, self.target, self.target_vocab)
 
+    def spans(self, text: str) -> list[Span]:
+        """Where each token of a source text stands in it."""
+        return self._spans(text, self.source)
+
+    def target_spans(self, text: str) -> list[Span]:
+        """The same for a text in the target's language."""
+        return self._spans(text, self.target)
+
     def decode(self, ids: list[int]) -> str:
         """Ids of the target -> text, without end, padding and unknown. Raises IndexError for ids of no piece."""
         unknown = [id_ for id_ in ids if id_ not in self._pieces]
@@ -177,15 +191,28 @@ class MarianTokenizer:
     def _encode(self, text: Any, processor: Any, vocab: dict[str, int]) -> Any:
         if not isinstance(text, str):
             return [self._encode(each, processor, vocab) for each in text]
-        ids = []
+        parts = (
+            [part] if is_token else processor.encode(part, out_type=str) for part, _, is_token in self._parts(text)
+        )
+        return [vocab.get(piece, vocab[self._unk]) for pieces in parts for piece in pieces]
+
+    def _spans(self, text: str, processor: Any) -> list[Span]:
+        found: list[Span] = []
+        for part, begin, is_token in self._parts(text):
+            spans = [(0, len(part))] if is_token else sentencepiece_spans(processor, part)
+            found += [(begin + first, begin + end) for first, end in spans]
+        return found
+
+    def _parts(self, text: str) -> Iterator[tuple[str, int, bool]]:
+        """The parts of a text, where each begins, and whether it is a token as it stands."""
+        begin = 0
         for i, part in enumerate(self._special.split(text)):
-            if i % 2:  # what was split at
-                ids.append(vocab[part])
-                continue
             code = re.match(">>.*?<<", part, re.DOTALL)
-            pieces = processor.encode(part[code.end() if code else 0 :], out_type=str)
-            ids += [vocab.get(piece, vocab[self._unk]) for piece in ([code[0]] if code else []) + pieces]
-        return ids
+            at = len(part) if i % 2 else code.end() if code else 0
+            for piece, where, is_token in ((part[:at], begin, True), (part[at:], begin + at, False)):
+                if piece:
+                    yield piece, where, is_token
+            begin += len(part)
 
 
 def _content(key: str, token: Any) -> str:

@@ -9,16 +9,26 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
+from transformer_jax.alignment import (
+    Alignment,
+    Splitter,
+    align_words,
+    decoder_layer,
+    token_attention,
+    words_of_tokens,
+)
 from transformer_jax.batches import (
     bucket,
     by_length,
     decode_text,
     encode_prefixes,
     encode_sources,
+    encode_translations,
     padded,
     prefix,
     row_count,
@@ -45,21 +55,11 @@ from transformer_jax.decoding import (
 from transformer_jax.decoding_defaults import decoding_options
 from transformer_jax.devices import Devices
 from transformer_jax.generation import cast_matrices, decode
+from transformer_jax.loading import MORE_FILES, load_models
 from transformer_jax.seq2seq import Transformer
-from transformer_jax.texts import progress
-from transformer_jax.tokenizer import (
-    FILES_OF_TOKENIZERS,
-    SENTENCEPIECE,
-    Tokenizer,
-    check_tokenizer,
-    file_name,
-    load_tokenizer,
-    serialized,
-)
+from transformer_jax.texts import checked_texts, progress
+from transformer_jax.tokenizer import Tokenizer, check_tokenizer
 from transformer_jax.weights import model_folder
-
-# What is fetched of a repository of the hub beside the weights.
-MORE_FILES = ("generation_config.json", *FILES_OF_TOKENIZERS)
 
 LONGER = 50  # tokens that an output may have more than its source (Vaswani et al. 2017, section 6.1)
 
@@ -154,22 +154,11 @@ class Translator:
             ValueError: as `Transformer.from_pretrained`, `load_tokenizer` and the class; it names the folder.
         """
         path = model_folder(folder, MORE_FILES)
-        tokenizer = load_tokenizer(path)
-        model, params = Transformer.from_pretrained(path, dtype)
-        name, words, wanted = file_name(tokenizer), tokenizer.vocab_size(), model.config.vocab_size
-        # An spm.model that is cut off can be a smaller vocabulary; tables longer than the others are common.
-        fits = words == wanted if name == SENTENCEPIECE else words <= wanted
-        require(fits, f"{path}/{name} has {words} words, but vocab_size in config.json is {wanted}")
-        others = []
-        for each in ensemble:
-            other = model_folder(each, MORE_FILES)
-            same = serialized(load_tokenizer(other)) == serialized(tokenizer)
-            require(same, f"{other} has another tokenizer than {path}: models that decide together share one")
-            others.append(Transformer.from_pretrained(other, dtype))
+        (model, params), tokenizer, others = load_models(path, dtype, ensemble)
         own = [field.name for field in dataclasses.fields(cls)]
         try:
             options = decoding_options(path, model.config, options, own)
-            return cls(model, params, tokenizer, **{"others": tuple(others)} | options)
+            return cls(model, params, tokenizer, **{"others": others} | options)
         except ValueError as error:
             told = str(error)
             raise ValueError(told if told.startswith(str(path)) else f"{path}: {told}") from error
@@ -233,6 +222,40 @@ class Translator:
         found = drawing._search(sentences, Sampling, prefixes, jax.random.key(seed), first)
         return [*map(self._translations, found)]
 
+    def align(
+        self,
+        sentences: Sequence[str],
+        translations: Sequence[str],
+        *,
+        layer: int | None = None,
+        words: Splitter = str.split,
+    ) -> list[Alignment]:
+        """Which word of its sentence each word of a translation came from, by the attention of the first model.
+
+        Translations may be anyone's. A token attends as the step does that gives it, where all before it are those of
+        the translation: the mean over the heads of one decoder layer. What has no token, or was cut, has no links.
+        Warnings are the call's; translations are cut at `max_length` + 50 tokens.
+
+        Args:
+            translations: one for each sentence.
+            layer: of the decoder, from 0 or, negative, from the end. By default the last but one, where Garg et al.
+                (2019) found the best alignments, or the only one.
+            words: the words of a text, by default what white space separates. Texts without spaces, such as Chinese,
+                need another: `list` for characters, or the function of a word segmenter.
+
+        Raises:
+            ValueError: not one translation for each sentence, no such layer, a tokenizer that does not say where its
+                tokens stand, words that do not stand in their text, or as the call.
+        """
+        sentences = [*checked_texts("sentences", sentences)]
+        translations = [*checked_texts("translations", translations)]
+        texts, said = len(sentences), len(translations)
+        require(texts == said, f"{said} translations for {texts} sentences: give one for each")
+        layer = decoder_layer(layer, self.model.config.decoder_layers)
+        source_words = words_of_tokens(self.tokenizer, "sentences", sentences, words, self._longest)
+        target_words = words_of_tokens(self.tokenizer, "translations", translations, words, self._longest + LONGER)
+        return [*map(align_words, self._attention(sentences, translations, layer), source_words, target_words)]
+
     @property
     def _kind(self) -> type[Search]:
         return GreedySearch if self.num_beams == 1 else BeamSearch
@@ -246,7 +269,7 @@ class Translator:
         first: int = 0,
     ) -> list[list[Output]]:
         """The outputs of each sentence; none of one without a token."""
-        sources = encode_sources(self.tokenizer, self.model.config, sentences, min(self.max_length, self._reach))
+        sources = encode_sources(self.tokenizer, self.model.config, sentences, self._longest)
         limits = [self._limit(source) for source in sources]
         starts = None
         if prefixes is not None:
@@ -308,6 +331,13 @@ class Translator:
             found = zip(ids_WT, scores_W, strict=True)
             yield [(tokens_of(ids_T, c.eos_id), score) for ids_T, score in found if score > -math.inf]
 
+    def _attention(self, sentences: list[str], translations: list[str], layer: int) -> list[np.ndarray]:
+        """What the tokens of translations attend to in their sentences, see `token_attention`."""
+        sources = encode_sources(self.tokenizer, self.model.config, sentences, self._longest)
+        targets = encode_translations(self.tokenizer, translations, min(self._longest + LONGER, self._reach))
+        how = (self.batch_size, self._reach, self._devices)
+        return token_attention(self.model, layer, self._weights[0], sources, targets, *how)
+
     @functools.cached_property
     def _weights(self) -> tuple[dict[str, Any], ...]:
         """The parameters of all models, in the type that they are multiplied in."""
@@ -330,6 +360,11 @@ class Translator:
         """The tokens that a source, and an output, can have at all."""
         configs = [self.model.config, *(model.config for model, _ in self.others)]
         return min([c.max_length for c in configs if c.positions == "learned"], default=LARGEST)
+
+    @property
+    def _longest(self) -> int:
+        """The most tokens of a source."""
+        return min(self.max_length, self._reach)
 
     def _text(self, found: list[Output]) -> str:
         return decode_text(self.tokenizer, found[0][0]) if found else ""

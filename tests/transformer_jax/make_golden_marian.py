@@ -68,13 +68,15 @@ def inputs(fields: dict) -> dict[str, np.ndarray]:
 
 
 def models() -> dict[str, np.ndarray]:
-    """ "configuration/config.json", ".../generation_config.json", ".../shapes" (JSON) and ".../logits"."""
+    """ "configuration/config.json", ".../generation_config.json", ".../shapes" (JSON), ".../logits"; and of the
+    deepest decoder ".../cross_attentions" [N, B, H, L, S]."""
     import torch
     import transformers
 
     arrays = {}
     for odd, fields in ODD.items():
         model = transformers.MarianMTModel(transformers.MarianConfig(**fields)).eval()
+        model.set_attn_implementation("eager")
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
             for name in ("config.json", "generation_config.json"):
@@ -85,7 +87,10 @@ def models() -> dict[str, np.ndarray]:
         assert not unexpected
         batch = {name: torch.tensor(value) for name, value in inputs(fields).items()}
         with torch.inference_mode():
-            arrays[f"{odd}/logits"] = model(**batch).logits.numpy()
+            out = model(**batch, output_attentions=True)
+        arrays[f"{odd}/logits"] = out.logits.numpy()
+        if fields["decoder_layers"] > 2:
+            arrays[f"{odd}/cross_attentions"] = torch.stack(out.cross_attentions).numpy()
         arrays[f"{odd}/shapes"] = np.array(json.dumps(shapes))
     return arrays
 

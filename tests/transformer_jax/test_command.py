@@ -69,6 +69,26 @@ def test_the_best_few_with_their_scores(call, folder):
         assert [float(score) for score in cells[:-1:2]] == pytest.approx([o.score for o in found[:2]], abs=1e-5)
 
 
+def test_alignments_say_the_same_in_every_format(call, folder):
+    translate = Translator.from_pretrained(folder, batch_size=4)
+    outputs = [found[:2] for found in translate.n_best(LINES)]
+    aligned = [
+        [*zip(own, translate.align([line] * len(own), [o.text for o in own]), strict=True)]
+        for line, own in zip(LINES, outputs, strict=True)
+    ]
+    code, objects, _ = call("translate", LINES, "--n-best", "2", "--alignment", "--format", "jsonl")
+    said = [[each["alignment"] for each in json.loads(line)["translations"]] for line in objects]
+    assert code == 0 and said == [[[[*link] for link in alignment.links] for _, alignment in own] for own in aligned]
+    _, columns, _ = call("translate", LINES, "--n-best", "2", "--alignment", "--format", "tsv")
+    cells = [row.split("\t")[2::3] for row in columns]
+    assert cells == [[alignment.pharaoh() for _, alignment in own] for own in aligned]
+    assert [len(own) for own in aligned] == [2, 2, 2, 2, 0, 2, 0, 2] and all(cells[0])
+    _, out, error = call("translate", LINES, "--max-length", "24", "--alignment")
+    assert error.count("\n") == 1 and "the end of lines 8 is left out" in error
+    for row, own in zip(out, aligned[:7], strict=False):
+        assert row == (" ||| ".join([*one_space([own[0][0].text]), own[0][1].pharaoh()]) if own else "")
+
+
 def test_samples_depend_on_the_seed_and_the_line_alone(call, monkeypatch):
     texts = ["a lazy dog"] * 6 + ["the fox"]
     options = ("--count", "3", "--format", "tsv", "--seed")

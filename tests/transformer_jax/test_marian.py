@@ -1,9 +1,11 @@
 """Marian folders as PyTorch's library makes them: read, they compute the same."""
 
+import functools
 import json
 
 import flax.serialization
 import flax.traverse_util
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -33,6 +35,16 @@ def test_logits_are_those_of_pytorch(odd, tmp_path):
     model, params = Transformer.from_pretrained(tmp_path)
     assert tensors["final_logits_bias"].any() and model.config.final_logits_bias
     np.testing.assert_allclose(logits_of(model, params, **inputs(ODD[odd])), golden()[f"{odd}/logits"], atol=ATOL)
+
+
+def test_attention_to_the_source_is_that_of_pytorch(tmp_path):
+    odd_folder(RELU, tmp_path)
+    model, params = Transformer.from_pretrained(tmp_path)
+    batch = inputs(ODD[RELU])
+    found = jax.jit(functools.partial(model.apply, method="cross_attentions"))({"params": params}, **batch)
+    expected = golden()[f"{RELU}/cross_attentions"]
+    assert expected.shape == (3, 2, 2, 6, 7) and not expected[:, 0, ..., 5:].any()
+    np.testing.assert_allclose(found, expected, atol=ATOL)
 
 
 def test_a_configuration_says_all_that_the_model_is(tmp_path):

@@ -165,16 +165,18 @@ def norm_oracle(p, x):
 OF_ROWS = (np.arange(3)[None, :] < np.array([3, 2])[:, None])[:, None, :]
 
 
-def attention_oracle(p, x, memory, allowed):
-    """One head after the other; `allowed` is boolean [B, L, S]."""
+def attention_oracle(p, x, memory, allowed, seen=None):
+    """One head after the other; `allowed` is boolean [B, L, S]. The weights [B, H, L, S] are put into `seen`."""
     if memory is None:
         q, k, v = np.moveaxis(np.einsum("BLD,DCHK->BLCHK", x, p["qkv"]["kernel"]) + p["qkv"]["bias"], 2, 0)
     else:
         q = np.einsum("BLD,DHK->BLHK", x, p["query"]["kernel"]) + p["query"]["bias"]
         kv = np.einsum("BLD,DCHK->BLCHK", memory, p["key_value"]["kernel"]) + p["key_value"]["bias"]
         k, v = kv[:, :, 0], kv[:, :, 1]
-    heads = [weights_oracle(q[:, :, h], k[:, :, h], allowed) @ v[:, :, h] @ p["out"]["kernel"][h] for h in range(H)]
-    return sum(heads) + p["out"]["bias"]
+    weights = [weights_oracle(q[:, :, h], k[:, :, h], allowed) for h in range(H)]
+    if seen is not None:
+        seen.append(np.stack(weights, 1))
+    return sum(weights[h] @ v[:, :, h] @ p["out"]["kernel"][h] for h in range(H)) + p["out"]["bias"]
 
 
 def weights_oracle(q, k, allowed):
@@ -184,7 +186,7 @@ def weights_oracle(q, k, allowed):
     return weights / weights.sum(-1, keepdims=True)
 
 
-def layer_oracle(params, x, memory, norm, activation):
+def layer_oracle(params, x, memory, norm, activation, seen=None):
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
     x = x.astype(np.float64)
     causal = np.tril(np.ones((3, 3), bool))[None]
@@ -198,7 +200,7 @@ def layer_oracle(params, x, memory, norm, activation):
     else:
         sublayers = [
             ("self_attention_norm", lambda h: attention_oracle(p["self_attention"], h, None, causal)),
-            ("cross_attention_norm", lambda h: attention_oracle(p["cross_attention"], h, memory, np.array(True))),
+            ("cross_attention_norm", lambda h: attention_oracle(p["cross_attention"], h, memory, np.array(True), seen)),
         ]
     for name, sublayer in [*sublayers, ("mlp_norm", mlp)]:
         x = x + sublayer(norm_oracle(p[name], x)) if norm == "pre" else norm_oracle(p[name], x + sublayer(x))
@@ -220,6 +222,19 @@ def test_the_decoder_layer_is_its_definition(norm):
     y, cache = jax.jit(module.apply)({"params": params}, X, MEMORY, AttentionMask.causal())
     assert cache is None
     np.testing.assert_allclose(y, layer_oracle(params, X, MEMORY.astype(np.float64), norm, "relu"), atol=2e-5)
+
+
+@pytest.mark.parametrize(("norm", "scan"), [("pre", True), ("post", False)])
+def test_a_decoder_says_what_its_layers_attend_to(norm, scan):
+    params, x, seen = stack_params(Decoder, norm), X, []
+    for i in range(2):
+        x = layer_oracle(params[f"layer_{i}"], x, MEMORY.astype(np.float64), norm, "relu", seen)
+    module = Decoder(config(norm=norm, scan_layers=scan))
+    variables = {"params": stack_layers(params) if scan else params}
+    found = jax.jit(functools.partial(module.apply, method="cross_attentions"))(
+        variables, X, MEMORY, AttentionMask.causal()
+    )
+    np.testing.assert_allclose(found, seen, atol=5e-5)
 
 
 @pytest.mark.parametrize("scan", [False, True])
