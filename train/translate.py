@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from train.architecture import PRESETS, Architecture, Preset
 from train.data.batches import TokenBatches, bucket_lengths
@@ -145,14 +146,15 @@ def main(config: TranslateConfig) -> None:
             row = evaluate(eval_step, params, (put_batch(held_out_batches[k], mesh) for k in range(count)))
             if not math.isfinite(row["eval/nll_loss"]):
                 return row | {"eval/bleu": math.nan}  # there is nothing to decode
-            greedy = Translator(model, on_host(params), processor, num_beams=1, max_length=config.max_length)
+            how: dict[str, Any] = {"num_beams": 1, "max_length": config.max_length, "mesh": mesh.local_mesh}
+            greedy = Translator(model, on_host(params), processor, **how)
             return row | {"eval/bleu": corpus_scores(translations_of(greedy, sources), references)["bleu"]}
 
         ids = jax.ShapeDtypeStruct((row_shards(mesh), 8), jnp.int32)
         params = start and (stack_layers(start.params) if config.scan_layers else start.params)
         task = Task("translate", model, (ids, ids), objective, batches, evaluate_held_out, "eval/nll_loss", params)
         state, row = train(task, config, mesh)
-        finish(config, model, processor, corpus.held_out, int(state.step))
+        finish(config, model, processor, corpus.held_out, int(state.step), mesh.local_mesh)
         say_verdict(row["eval/nll_loss"], model.config.vocab_size)
 
 
@@ -220,7 +222,7 @@ def make_model(config: TranslateConfig, start: Start | None, vocab_size: int) ->
 
 
 def on_host(params: Any) -> Any:
-    """Parameters gathered from the mesh, to decode with on one device."""
+    """Parameters gathered from the mesh, to decode with on the devices of each process."""
     return jax.tree.map(gather, params)
 
 
@@ -235,7 +237,7 @@ def translations_of(translator: Translator, sources: Sequence[str]) -> list[str]
 
 
 def finish(
-    config: TranslateConfig, model: Transformer, processor: Any, held_out: Sequence[Pair], last_step: int
+    config: TranslateConfig, model: Transformer, processor: Any, held_out: Sequence[Pair], last_step: int, mesh: Mesh
 ) -> None:
     """Averages, exports, scores with the paper's beam search, and shows ten translations."""
     with open_checkpoints(config, "eval/nll_loss") as checkpoints:
@@ -253,7 +255,8 @@ def finish(
         model.save_pretrained(folder, params)
         save_tokenizer(folder, processor)
     export = config.run / "export"
-    translator = Translator.from_pretrained(export, num_beams=4, length_penalty=0.6, max_length=config.max_length)
+    how: dict[str, Any] = {"num_beams": 4, "length_penalty": 0.6, "max_length": config.max_length, "mesh": mesh}
+    translator = Translator.from_pretrained(export, **how)
     sources, references = zip(*held_out, strict=True)
     translations = translations_of(translator, sources)
     scores = corpus_scores(translations, references)

@@ -13,18 +13,24 @@ from transformer_jax.batches import row_count
 
 @pytest.fixture
 def layouts(monkeypatch):
-    """The number of rows, and the rows of every device, of each array that decoding keeps between two looks."""
-    advance, seen = generation._advance, []
+    """The number of rows, and the rows of every device, of each array of a batch, and of what decoding makes of it."""
+    seen = []
 
-    def watched(*args):
-        state = advance(*args)
-        leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, KVCache))
-        arrays = [x.key_BHSK if isinstance(x, KVCache) else x for x in leaves]
-        shards = [[shard.data.shape[:1] for shard in x.addressable_shards] for x in arrays if x.ndim]
-        seen.append((len(state.limit_B), shards))
-        return state
+    def watch(name, of):
+        run = getattr(generation, name)
 
-    monkeypatch.setattr(generation, "_advance", watched)
+        def watched(*args):
+            out = run(*args)
+            leaves = jax.tree.leaves(of(args, out), is_leaf=lambda x: isinstance(x, KVCache))
+            arrays = [x.key_BHSK if isinstance(x, KVCache) else x for x in leaves]
+            shards = [[shard.data.shape[:1] for shard in x.addressable_shards] for x in arrays if x.ndim]
+            seen.append((len(out.limit_B), shards))
+            return out
+
+        monkeypatch.setattr(generation, name, watched)
+
+    watch("_begin", lambda args, state: (args[5:], state))
+    watch("_advance", lambda args, state: state)
     return seen
 
 
