@@ -48,7 +48,7 @@ def bytewise():
         ("  the  fox ", ["▁the", "▁fox"]),
         # A character that becomes three, white space that Python alone calls so, characters of several bytes.
         ("a\u3000dog ½", ["▁a", "▁dog", "▁<0x31><0xE2><0x81><0x84><0x32>"]),
-        ("日b the", ["▁<0xE6><0x97><0xA5><0x62>", "▁the"]),
+        ("b日 the", ["▁<0x62><0xE6><0x97><0xA5>", "▁the"]),
         ("x\tthe▁fox", ["▁x", "▁the▁fox"]),  # a mark in the text is no white space
     ],
 )
