@@ -14,20 +14,25 @@ from jax.typing import ArrayLike, DTypeLike
 from transformer_jax import decoding
 from transformer_jax.attention import KVCache
 from transformer_jax.checks import as_ids, check_fields, check_ids, check_value, concrete, listed, require
+from transformer_jax.config import TransformerConfig
 from transformer_jax.decoding import (
     BROKEN,
     BeamSearch,
+    Columns,
     Constraint,
+    Phrases,
     Preset,
     Search,
     SearchOptions,
     Step,
     Tokens,
+    check_columns,
+    check_phrases,
     ensemble,
 )
 from transformer_jax.devices import ROWS
 from transformer_jax.masks import AttentionMask
-from transformer_jax.seq2seq import Transformer
+from transformer_jax.seq2seq import ShortSoftmax, Transformer
 
 CHUNK = 16  # tokens between two looks at which sentences are done
 SLOTS = 32  # positions that a cache begins with
@@ -40,14 +45,26 @@ class Decoding(NamedTuple):
         memory: every layer's keys and values of the source.
         mask_BS: which of them are tokens.
         cache: every layer's keys and values of the outputs, W slots a position.
+        own_BN: 0 for the columns of a short softmax that are a sentence's own, -infinity for the others.
     """
 
     memory: Any
     mask_BS: Array
     cache: Any
+    own_BN: Array | None = None
 
 
-def decoder_step(model: Transformer, params: dict[str, Any]) -> Step:
+class ShortLists(NamedTuple):
+    """The words that the outputs of a batch may have: `ids_N` are those of all, `is_own_BN` says which a sentence has.
+
+    They are all that its probabilities are shared among, whatever the others have.
+    """
+
+    ids_N: Array
+    is_own_BN: Array
+
+
+def decoder_step(model: Transformer, params: dict[str, Any], softmax: ShortSoftmax | None = None) -> Step:
     """The step function of a model, whose cache is a `Decoding`."""
 
     def step(tokens: Tokens, state: Decoding) -> tuple[Array, Decoding]:
@@ -58,9 +75,12 @@ def decoder_step(model: Transformer, params: dict[str, Any]) -> Step:
             state.mask_BS,
             cache=state.cache,
             history_BWT=tokens.history_BWT,
+            softmax=softmax,
             method="decode",
         )
         logits_BWV, cache = cast(Any, out)
+        if state.own_BN is not None:
+            logits_BWV += state.own_BN[:, None]
         return logits_BWV, state._replace(cache=cache)
 
     return step
@@ -91,6 +111,7 @@ def generate(
     max_length: int = 64,
     preset: Preset = "hf",
     constraints: Sequence[Constraint] = (),
+    phrases: Sequence[Sequence[Sequence[int]]] | None = None,
 ) -> Array:
     """The best output for each source: ids [B, max_length] int32, from the start token on, padded behind the end.
 
@@ -104,10 +125,11 @@ def generate(
         length_penalty, early_stopping, preset: see `SearchOptions`, whose score is named by `preset`.
         max_length: start and end token included.
         constraints: see `transformer_jax.decoding.constraints`.
+        phrases: what each output contains: for each row a list of lists of ids, see `transformer_jax.decoding.phrases`.
 
     Raises:
-        ValueError: an option is out of range, ids or mask are not what the model reads, or rows have no output. It
-            names the option or the rows.
+        ValueError: an option is out of range, ids or mask are not what the model reads, phrases cannot be in an output
+            of that length, or rows have no output. It names the option or the rows.
     """
     check_value("preset", preset, Preset)
     c = model.config
@@ -121,7 +143,8 @@ def generate(
     tokens = input_ids != c.pad_id if attention_mask is None else attention_mask
     mask_BS = cast(Array, AttentionMask.padding(tokens, input_ids.shape).key_mask_BS)
     refuse_rows(~mask_BS.any(axis=1), "hold no token that is attended to")
-    ids_BT = _generate(model, options, params, input_ids, mask_BS, tuple(constraints))
+    wanted = None if phrases is None else _checked_phrases(phrases, c, len(input_ids), options)
+    ids_BT = _generate(model, options, params, input_ids, mask_BS, tuple(constraints), wanted)
     broken = "have scores that are not finite: look for nan or infinity in the parameters"
     refuse_rows(ids_BT[:, 1] == BROKEN, f"{broken}, or for constraints that leave no token" if constraints else broken)
     return ids_BT
@@ -134,6 +157,19 @@ def refuse_rows(wrong_B: Array, reason: str) -> None:
     require(not rows, f"rows {listed(rows)} of input_ids {reason}")
 
 
+def _checked_phrases(
+    phrases: Sequence[Sequence[Sequence[int]]], c: TransformerConfig, rows: int, options: SearchOptions
+) -> Phrases:
+    require(options.num_beams > 1, "phrases need num_beams of 2 or more: greedy search tries no places for them")
+    require(len(phrases) == rows, f"phrases are of {len(phrases)} rows, but input_ids of {rows}")
+    for row, own in enumerate(phrases):
+        try:
+            check_phrases(own, c.target_vocab_size, (c.eos_id, c.pad_id), options.max_length - 2)
+        except ValueError as error:
+            raise ValueError(f"phrases[{row}]: {error}") from error
+    return Phrases.of(phrases)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _generate(
     model: Transformer,
@@ -142,12 +178,13 @@ def _generate(
     input_ids: Array,
     mask_BS: Array,
     constraints: tuple[Constraint, ...],
+    phrases: Phrases | None,
 ) -> Array:
     state = read_source(model, params, input_ids, mask_BS, options.num_beams, options.max_length)
     step, rows = decoder_step(model, params), len(input_ids)
     if options.num_beams == 1:
         return decoding.greedy_search(step, state, rows, options, constraints)
-    return decoding.beam_search(step, state, rows, options, constraints)[0][:, 0]
+    return decoding.beam_search(step, state, rows, options, constraints, phrases=phrases)[0][:, 0]
 
 
 # --- many sentences, in pieces ------------------------------------------------------------------------------------
@@ -163,6 +200,8 @@ def decode(
     constraints: tuple[Constraint, ...] = (),
     keys_B: Array | None = None,
     mesh: Mesh | None = None,
+    phrases: Phrases | None = None,
+    short: ShortLists | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """All outputs of a batch: ids [B, W, T] and scores [B, W], as `search.outputs` gives them.
 
@@ -176,18 +215,29 @@ def decode(
         keys_B: typed keys by which each sentence's samples are drawn.
         mesh: over whose devices all rows are split, and to which the parameters are copied, see
             `transformer_jax.devices`. Rows stay a multiple of their number.
+        phrases: what each output contains; for beam search.
+        short: the only words of the outputs. Scores are under the model's probabilities of these words alone, which
+            are higher than those among all words.
     """
     parts = 1 if mesh is None else mesh.size
     T, W = search.options.max_length, search.options.num_beams
-    for leaf in jax.tree.leaves(constraints):
+    require(phrases is None or isinstance(search, BeamSearch), "phrases need beam search")
+    for leaf in jax.tree.leaves((constraints, phrases)):
         require(leaf.shape[:1] == (len(input_ids),), f"constraints hold {leaf.shape}: give {len(input_ids)} rows")
+    words, is_own_BN = None, None
+    if short is not None:
+        check_columns(constraints)
+        columns = Columns.of(short.ids_N, models[0].config.target_vocab_size)
+        words, is_own_BN = _Words(columns, _short_softmaxes(models, params, columns.ids_N)), short.is_own_BN
     slots = min(T, SLOTS)
-    state = _begin(models, search, slots, mesh, params, input_ids, mask_BS, limit_B, constraints, keys_B)
+    given = (input_ids, mask_BS, limit_B, constraints, keys_B, phrases, is_own_BN)
+    state = _begin(models, search, slots, mesh, params, *given)
     rows = np.arange(len(input_ids))
     ids_BWT = np.full((len(rows), W, T), search.options.pad_id, np.int32)
     scores_BW = np.zeros((len(rows), W), np.float32)
     while True:
-        state = _advance(models, search, mesh, params, state, jnp.int32(min(slots, int(state.length) + CHUNK)))
+        stop = jnp.int32(min(slots, int(state.length) + CHUNK))
+        state = _advance(models, search, mesh, params, words, state, stop)
         is_open_B, length = np.asarray(state.is_open_B), int(state.length)
         left, size = int(is_open_B.sum()), len(rows)
         is_done = not left or length >= T
@@ -215,8 +265,19 @@ def cast_matrices(params: Any, dtype: DTypeLike) -> Any:
     return jax.tree_util.tree_map_with_path(cast, params)
 
 
-def _step(models: tuple[Transformer, ...], params: tuple[dict[str, Any], ...]) -> Step:
-    return ensemble([decoder_step(model, own) for model, own in zip(models, params, strict=True)])
+class _Words(NamedTuple):
+    """A short list of the vocabulary, and each model's softmax over it."""
+
+    columns: Columns
+    softmaxes: tuple[ShortSoftmax, ...]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _short_softmaxes(
+    models: tuple[Transformer, ...], params: tuple[dict[str, Any], ...], ids_N: Array
+) -> tuple[ShortSoftmax, ...]:
+    both = zip(models, params, strict=True)
+    return tuple(cast(Any, model.apply({"params": own}, ids_N, method="short_softmax")) for model, own in both)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -231,41 +292,49 @@ def _begin(
     limit_B: Array,
     constraints: tuple[Constraint, ...],
     keys_B: Array | None,
+    phrases: Phrases | None,
+    is_own_BN: Array | None,
 ) -> Any:
     beams = search.options.num_beams
-    caches = tuple(
-        read_source(model, own, input_ids, mask_BS, beams, slots) for model, own in zip(models, params, strict=True)
-    )
+
+    def begin(model: Transformer, params: dict[str, Any]) -> Decoding:
+        own_BN = None if is_own_BN is None else jnp.where(is_own_BN, 0.0, -jnp.inf)
+        return read_source(model, params, input_ids, mask_BS, beams, slots)._replace(own_BN=own_BN)
+
+    caches = tuple(begin(model, own) for model, own in zip(models, params, strict=True))
     if isinstance(search, BeamSearch):
-        return _split(mesh, search.begin(caches, limit_B, constraints))
+        return _split(mesh, search.begin(caches, limit_B, constraints, phrases))
     if keys_B is None:
         keys_B = jax.random.split(jax.random.key(0), len(input_ids))
     return _split(mesh, search.begin(caches, limit_B, keys_B, constraints))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=5)
 def _advance(
     models: tuple[Transformer, ...],
     search: Search,
     mesh: Mesh | None,
     params: tuple[dict[str, Any], ...],
+    words: _Words | None,
     state: Any,
     length: Array,
 ) -> Any:
-    def run(params: tuple[dict[str, Any], ...], state: Any, length: Array) -> Any:
-        return decoding.advance(search, _step(models, params), state, length)
+    def run(params: tuple[dict[str, Any], ...], words: _Words | None, state: Any, length: Array) -> Any:
+        softmaxes = [None] * len(models) if words is None else words.softmaxes
+        step = ensemble([decoder_step(*each) for each in zip(models, params, softmaxes, strict=True)])
+        return decoding.advance(search, step, state, length, None if words is None else words.columns)
 
     if mesh is None:
-        return run(params, state, length)
+        return run(params, words, state, length)
 
     # No device waits for another: left to the compiler, each would sort the scores of all rows at every step. One whose
     # rows are done stops early, but as nothing becomes of these any more, the others' length is right for them too.
-    def run_apart(params: tuple[dict[str, Any], ...], state: Any, length: Array) -> Any:
-        return _by_rows(lambda x, axis: jax.lax.pmax(x, ROWS) if axis is None else x, run(params, state, length))
+    def run_apart(*given: Any) -> Any:
+        return _by_rows(lambda x, axis: jax.lax.pmax(x, ROWS) if axis is None else x, run(*given))
 
     whole, specs = PartitionSpec(), _by_rows(_spec, state)
-    apart = jax.shard_map(run_apart, mesh=mesh, in_specs=(whole, specs, whole), out_specs=specs, check_vma=False)
-    return apart(params, state, length)
+    apart = jax.shard_map(run_apart, mesh=mesh, in_specs=(whole, whole, specs, whole), out_specs=specs, check_vma=False)
+    return apart(params, words, state, length)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -178,10 +178,15 @@ class Embed(Owner):
         x_BLD = take_rows(self.name or "embedding", self._table(), ids_BL)
         return constrain(x_BLD, "batch", "length", None)
 
-    def attend(self, x_BLD: Array) -> Array:
-        """Products with every row, [B, L, D] -> float32 [B, L, V]."""
-        logits_BLV = jnp.einsum("BLD,VD->BLV", x_BLD.astype(self.dtype), self._table())
+    def attend(self, x_BLD: Array, rows_ND: Array | None = None) -> Array:
+        """Products with every row, or with those of `rows` alone, [B, L, D] -> float32 [B, L, V] or [B, L, N]."""
+        table_VD = self._table() if rows_ND is None else rows_ND
+        logits_BLV = jnp.einsum("BLD,VD->BLV", x_BLD.astype(self.dtype), table_VD)
         return constrain(logits_BLV.astype(jnp.float32), "batch", "length", "vocab")
+
+    def some_rows(self, ids_N: Array) -> Array:
+        """[N, D] in `dtype`."""
+        return take_rows(self.name or "embedding", self._table(), ids_N)
 
     def _table(self) -> Array:
         # Gathered along D before use: a lookup in a table that is split both ways makes the compiler replicate its

@@ -38,6 +38,13 @@ class DecoderOutput(NamedTuple):
     cache: Any
 
 
+class ShortSoftmax(NamedTuple):
+    """What the logits of a few words are made of: their rows of the table [N, D], and float32 biases [N] or None."""
+
+    table_ND: Array
+    bias_N: Array | None
+
+
 class Transformer(Owner):
     """Encoder, decoder, and one table of embeddings for source, target and softmax (section 3.4), or more of them.
 
@@ -140,6 +147,7 @@ class Transformer(Owner):
         encoder_segment_ids: Array | None = None,
         cache: Any = None,
         history_BWT: Array | None = None,
+        softmax: ShortSoftmax | None = None,
         deterministic: bool = True,
     ) -> DecoderOutput:
         """Target tokens [B, L] over a memory -> logits [B, L, V]; NaN for those past the last slot of the cache.
@@ -150,6 +158,7 @@ class Transformer(Owner):
             cache: from `empty_cache` or the call before; the tokens given continue what it holds.
             history_BWT: the tokens given are the last ones of W beams, which stand at one position; see
                 `transformer_jax.decoding.Tokens`. The cache has T * W slots.
+            softmax: from `short_softmax`; the logits are then of its words alone, [B, L, N].
         """
         decoder_input_ids = as_ids("decoder_input_ids", decoder_input_ids)
         cross = AttentionMask() if attention_mask is None else AttentionMask.padding(attention_mask)
@@ -179,7 +188,7 @@ class Transformer(Owner):
             self._target_table(), decoder_input_ids, position_ids, deterministic, where_1L=where_1L, reach=reach
         )
         x_BLD, cache = self.decoder(x_BLD, memory, own, cross, cache=cache, deterministic=deterministic)
-        return DecoderOutput(self._logits(x_BLD), cache)
+        return DecoderOutput(self._logits(x_BLD, softmax), cache)
 
     def cross_attentions(
         self, input_ids: Array, decoder_input_ids: Array, attention_mask: Array | None = None
@@ -197,6 +206,12 @@ class Transformer(Owner):
     def project_memory(self, encoded_BSD: Array) -> Any:
         """Every decoder layer's keys and values of the encoder's output, computed once for all steps of decoding."""
         return self.decoder.project_memory(encoded_BSD)
+
+    def short_softmax(self, ids_N: Array) -> ShortSoftmax:
+        """What `decode` needs for the logits of some words alone, gathered once for all steps of decoding."""
+        table_ND = self._output_table().some_rows(ids_N)
+        has_bias = self.config.final_logits_bias
+        return ShortSoftmax(table_ND, self.final_logits_bias[ids_N].astype(jnp.float32) if has_bias else None)
 
     def empty_cache(self, batch: int, slots: int) -> Any:
         """The decoder's cache for `batch` rows, with room for `slots` tokens."""
@@ -265,13 +280,17 @@ class Transformer(Owner):
     def _target_table(self) -> Embed:
         return self.embedding if self.config.share_encoder_decoder_embeddings else self.decoder_embedding
 
-    def _logits(self, x_BLD: Array) -> Array:
-        """What the decoder made, [B, L, D] -> float32 [B, L, V]."""
-        table = self._target_table() if self.config.tie_word_embeddings else self.lm_head
-        logits_BLV = table.attend(x_BLD)
-        if self.config.final_logits_bias:
-            logits_BLV += self.final_logits_bias.astype(jnp.float32)[None, None, :]
-        return logits_BLV
+    def _output_table(self) -> Embed:
+        return self._target_table() if self.config.tie_word_embeddings else self.lm_head
+
+    def _logits(self, x_BLD: Array, softmax: ShortSoftmax | None = None) -> Array:
+        """What the decoder made, [B, L, D] -> float32 [B, L, V], or of a short softmax [B, L, N]."""
+        if softmax is None:
+            bias_V = self.final_logits_bias.astype(jnp.float32) if self.config.final_logits_bias else None
+            logits_BLV = self._output_table().attend(x_BLD)
+        else:
+            bias_V, logits_BLV = softmax.bias_N, self._output_table().attend(x_BLD, softmax.table_ND)
+        return logits_BLV if bias_V is None else logits_BLV + bias_V[None, None, :]
 
     def _embed(
         self,

@@ -26,7 +26,6 @@ from transformer_jax.decoding import (
     ensemble,
     reordering,
     sample,
-    shortlisted,
 )
 
 W, T, WORDS, LENGTH = 3, 9, 13, 6
@@ -228,20 +227,6 @@ def test_models_that_decide_together_have_the_mean_of_their_probabilities():
     alone = beam_search(steps[0], rows, B, options)
     for one, two in zip(alone, beam_search(ensemble(steps[:1]), (rows,), B, options), strict=True):
         np.testing.assert_array_equal(one, two)
-
-
-def test_a_short_list_is_the_vocabulary_without_the_rest():
-    """A greedy search over columns 0, 1 ... of some tokens is one in which the others are forbidden."""
-    table, kept = make_table(7), np.array([START, EOS, PAD, 5, 0])
-    options = SearchOptions(8, START, EOS, PAD, 1)
-    others = tuple(sorted({*range(V)} - {*kept.tolist()}))
-    whole = reordering(lambda ids, state: toy_step(jnp.asarray(table), ids, state))
-    expected = greedy_search(whole, jnp.arange(B), B, options, (Forbidden(others),))
-    short = shortlisted(
-        reordering(lambda ids, state: toy_step(jnp.asarray(table[:, kept]), ids, state)), jnp.asarray(kept)
-    )
-    columns = greedy_search(short, jnp.arange(B), B, options._replace(start_id=0, eos_id=1, pad_id=2))
-    np.testing.assert_array_equal(kept[np.asarray(columns)], expected)
 
 
 # --- draws -------------------------------------------------------------------------------------------------------

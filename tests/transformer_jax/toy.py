@@ -54,40 +54,46 @@ def greedy_oracle(log_probs, options):
     return padded(prefix, options)
 
 
-def beam_oracle(log_probs, options):
-    """One sentence; [(score, ids)] of the finished hypotheses, best first."""
+def by_score(candidates):
+    return sorted(candidates, key=lambda c: -c[0])
+
+
+def beam_oracle(log_probs, options, rank=by_score):
+    """One sentence; [(score, ids)] of the finished hypotheses, best first. `rank` leaves out what cannot be."""
     if options.score == "marian":
-        return marian_oracle(log_probs, options)
+        return marian_oracle(log_probs, options, rank)
     W, running, finished = options.num_beams, [(0.0, (options.start_id,))], []
     for generated in range(1, options.max_length):
         candidates = [(p + q, (*ids, v)) for p, ids in running for v, q in enumerate(log_probs(ids))]
-        candidates = sorted(candidates, key=lambda c: -c[0])[: 2 * W]
+        candidates = rank(candidates)[: 2 * W]
         ended = [ids[-1] == options.eos_id or len(ids) == options.max_length for _, ids in candidates]
         finished += [
             (p / penalty(generated, options), ids) for (p, ids), e in zip(candidates[:W], ended, strict=False) if e
         ]
-        finished = sorted(finished, key=lambda c: -c[0])[:W]
+        finished = by_score(finished)[:W]
         running = [c for c, e in zip(candidates, ended, strict=True) if not e][:W]
+        if not running:
+            break
         if len(finished) < W:
             continue
-        if options.early_stopping is True or not running:
+        if options.early_stopping is True:
             break
         hopeful = options.early_stopping == "never" and options.length_penalty > 0
         best_length = options.max_length - 1 if hopeful else generated
-        if running[0][0] / penalty(best_length, options) <= finished[-1][0]:
+        if max(running)[0] / penalty(best_length, options) <= finished[-1][0]:
             break
     return finished
 
 
-def marian_oracle(log_probs, options):
+def marian_oracle(log_probs, options, rank=by_score):
     """As marian-dev's beam_search.cpp and history.h: a beam takes as many continuations as it has hypotheses left."""
     width, running, finished = options.num_beams, [(0.0, (options.start_id,))], []
     for generated in range(1, options.max_length):
         candidates = [(p + q, (*ids, v)) for p, ids in running for v, q in enumerate(log_probs(ids))]
-        candidates = sorted(candidates, key=lambda c: -c[0])[:width]
+        candidates = rank(candidates)[:width]
         is_last = generated == options.max_length - 1
         ended = [is_last or ids[-1] == options.eos_id for _, ids in candidates]
         finished += [(p / penalty(generated, options), ids) for (p, ids), e in zip(candidates, ended, strict=True) if e]
         running = [c for c, e in zip(candidates, ended, strict=True) if not e]
-        width = len(running)
-    return sorted(finished, key=lambda c: -c[0])
+        width -= sum(ended)
+    return by_score(finished)

@@ -18,6 +18,7 @@ from jax import Array
 
 from transformer_jax.checks import check_fields
 from transformer_jax.decoding.beam import Beams, BeamSearch
+from transformer_jax.decoding.columns import Columns
 from transformer_jax.decoding.constraints import (
     Constraint,
     EndAtLimit,
@@ -32,23 +33,31 @@ from transformer_jax.decoding.constraints import (
     Temperature,
     TopK,
     TopP,
+    check_columns,
 )
 from transformer_jax.decoding.options import BROKEN, Beam, Length, Penalty, Preset, SearchOptions
+from transformer_jax.decoding.phrases import Phrases, check_phrases
 from transformer_jax.decoding.sample import GreedySearch, Samples, Sampling
-from transformer_jax.decoding.steps import Gather, Step, Tokens, ensemble, gather_rows, reordering, shortlisted
+from transformer_jax.decoding.steps import Gather, Step, Tokens, ensemble, gather_rows, reordering
 
 Search = BeamSearch | Sampling
 
 
-def advance(search: Search, step: Step, state: Any, length: Array | int | None = None) -> Any:
-    """The state when all sentences are done, or the outputs have so many tokens."""
+def advance(
+    search: Search, step: Step, state: Any, length: Array | int | None = None, columns: Columns | None = None
+) -> Any:
+    """The state when all sentences are done, or the outputs have so many tokens.
+
+    Args:
+        columns: what the logits of the step function are of, where that is not the whole vocabulary.
+    """
     T = search.options.max_length
     stop = T if length is None else jnp.minimum(length, T)
 
     def unfinished(state: Any) -> Array:
         return (state.length < stop) & jnp.any(state.is_open_B)
 
-    return jax.lax.while_loop(unfinished, lambda state: search.extend(step, state), state)
+    return jax.lax.while_loop(unfinished, lambda state: search.extend(step, state, columns), state)
 
 
 def limits(options: SearchOptions, batch: int, limit_B: Array | None) -> Array:
@@ -64,13 +73,14 @@ def greedy_search(
     options: SearchOptions,
     constraints: Sequence[Constraint] = (),
     limit_B: Array | None = None,
+    columns: Columns | None = None,
 ) -> Array:
     """The most probable token at each step: ids [B, max_length], which begin with the start token."""
     check_fields(options)
     search = GreedySearch(options._replace(num_beams=1))
     keys_B = jax.random.split(jax.random.key(0), batch)
     state = search.begin(cache, limits(options, batch, limit_B), keys_B, constraints)
-    return search.outputs(advance(search, step, state))[0][:, 0]
+    return search.outputs(advance(search, step, state, columns=columns))[0][:, 0]
 
 
 def beam_search(
@@ -80,14 +90,19 @@ def beam_search(
     options: SearchOptions,
     constraints: Sequence[Constraint] = (),
     limit_B: Array | None = None,
+    columns: Columns | None = None,
+    phrases: Phrases | None = None,
 ) -> tuple[Array, Array]:
     """The best outputs that a beam finds, see `BeamSearch`.
+
+    With phrases those that contain all of a sentence's, see `Phrases`; `check_phrases` says whether that can be.
 
     Returns:
         ids [B, W, max_length], best first, padded behind their end; scores float32 [B, W], -infinity where fewer ended.
     """
     search = BeamSearch(options)
-    return search.outputs(advance(search, step, search.begin(cache, limits(options, batch, limit_B), constraints)))
+    state = search.begin(cache, limits(options, batch, limit_B), constraints, phrases)
+    return search.outputs(advance(search, step, state, columns=columns))
 
 
 def sample(
@@ -98,6 +113,7 @@ def sample(
     options: SearchOptions,
     constraints: Sequence[Constraint] = (),
     limit_B: Array | None = None,
+    columns: Columns | None = None,
 ) -> tuple[Array, Array]:
     """`num_beams` outputs drawn for each sentence: ids [B, W, max_length] and log-probabilities float32 [B, W].
 
@@ -106,7 +122,7 @@ def sample(
     search = Sampling(options)
     keys_B = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(batch))
     state = search.begin(cache, limits(options, batch, limit_B), keys_B, constraints)
-    return search.outputs(advance(search, step, state))
+    return search.outputs(advance(search, step, state, columns=columns))
 
 
 __all__ = [
@@ -114,6 +130,7 @@ __all__ = [
     "Beam",
     "BeamSearch",
     "Beams",
+    "Columns",
     "Constraint",
     "EndAtLimit",
     "Forbidden",
@@ -124,6 +141,7 @@ __all__ = [
     "MinimumLength",
     "NoRepeatedNgram",
     "Penalty",
+    "Phrases",
     "Prefix",
     "Preset",
     "Renormalized",
@@ -140,11 +158,12 @@ __all__ = [
     "TopP",
     "advance",
     "beam_search",
+    "check_columns",
+    "check_phrases",
     "ensemble",
     "gather_rows",
     "greedy_search",
     "limits",
     "reordering",
     "sample",
-    "shortlisted",
 ]

@@ -3,6 +3,9 @@
 Each is a pytree that can be called: `constraint(scores_BWV, so_far) -> scores_BWV`. What holds for all sentences is
 fixed when a program is compiled; what is a sentence's own are arrays with a leading axis B. A score of -infinity means
 never. Beam search gives log-probabilities, sampling and greedy search logits, as Hugging Face's `generate` has it.
+
+Where logits are of a short list, scores have a column for each of its ids: a constraint asks `so_far.column` where an
+id is, and says so by `knows_columns = True`.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,8 +15,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
-from transformer_jax.checks import LARGEST, Id, Range, check_fields
+from transformer_jax.checks import LARGEST, Id, Range, check_fields, require, shown
+from transformer_jax.decoding.columns import Columns, column_of
 from transformer_jax.decoding.top import top_k
 
 
@@ -24,11 +29,17 @@ class SoFar(NamedTuple):
         ids_BWT: the outputs so far, start token first; what stands behind `length` means nothing.
         length: tokens so far, the start token included, int32 scalar.
         limit_B: tokens that an output may have at most, likewise.
+        columns: those of the scores, where they are not the whole vocabulary.
     """
 
     ids_BWT: Array
     length: Array
     limit_B: Array
+    columns: Columns | None = None
+
+    def column(self, ids: ArrayLike) -> Array:
+        """Where the scores of ids stand; past the last one for what is not in a short list."""
+        return column_of(self.columns, jnp.asarray(ids, jnp.int32))
 
 
 Constraint = Callable[[Array, SoFar], Array]
@@ -44,6 +55,7 @@ def _static() -> Any:
 def _constraint(cls: type) -> Any:
     """A pytree whose numbers are checked."""
     cls.__post_init__ = check_fields  # type: ignore[attr-defined]
+    cls.knows_columns = True  # type: ignore[attr-defined]
     return flax.struct.dataclass(cls)
 
 
@@ -54,6 +66,13 @@ def constrain_scores(constraints: Sequence[Constraint], scores_BWV: Array, so_fa
     return scores_BWV
 
 
+def check_columns(constraints: Sequence[Constraint]) -> None:
+    """Raises ValueError for constraints that would take the columns of a short list for ids."""
+    foreign = [constraint for constraint in constraints if not getattr(constraint, "knows_columns", False)]
+    words = f"{shown(foreign)} do not say that they do"
+    require(not foreign, f"constraints beside a short list must know its columns, see SoFar.column: {words}")
+
+
 @_constraint
 class Forbidden:
     """Tokens that never come, such as a padding token."""
@@ -61,7 +80,7 @@ class Forbidden:
     ids: tuple[Id, ...] = _static()
 
     def __call__(self, scores_BWV: Array, so_far: SoFar) -> Array:
-        return scores_BWV.at[..., jnp.asarray(self.ids, jnp.int32)].set(-jnp.inf)
+        return scores_BWV.at[..., so_far.column(self.ids)].set(-jnp.inf, mode="drop")
 
 
 @_constraint
@@ -73,8 +92,8 @@ class MinimumLength:
 
     def __call__(self, scores_BWV: Array, so_far: SoFar) -> Array:
         early = so_far.length < self.length
-        ends_BW = jnp.where(early, -jnp.inf, scores_BWV[..., self.eos_id])
-        return scores_BWV.at[..., self.eos_id].set(ends_BW)
+        end = so_far.column(self.eos_id)
+        return scores_BWV.at[..., end].set(jnp.where(early, -jnp.inf, scores_BWV[..., end]))
 
 
 @_constraint
@@ -84,7 +103,7 @@ class ForcedStart:
     id: Id = _static()
 
     def __call__(self, scores_BWV: Array, so_far: SoFar) -> Array:
-        is_it_V = jnp.arange(scores_BWV.shape[-1]) == self.id
+        is_it_V = jnp.arange(scores_BWV.shape[-1]) == so_far.column(self.id)
         forced_V = jnp.where(is_it_V, 0.0, -jnp.inf)
         return jnp.where(so_far.length == 1, forced_V[None, None], scores_BWV)
 
@@ -97,7 +116,7 @@ class EndAtLimit:
 
     def __call__(self, scores_BWV: Array, so_far: SoFar) -> Array:
         last_B11 = (so_far.length == so_far.limit_B - 1)[:, None, None]
-        is_end_V = jnp.arange(scores_BWV.shape[-1]) == self.eos_id
+        is_end_V = jnp.arange(scores_BWV.shape[-1]) == so_far.column(self.eos_id)
         return jnp.where(last_B11, jnp.where(is_end_V, 0.0, -jnp.inf)[None, None], scores_BWV)
 
 
@@ -111,7 +130,7 @@ class Prefix:
     def __call__(self, scores_BWV: Array, so_far: SoFar) -> Array:
         at = jnp.minimum(so_far.length - 1, self.ids_BP.shape[1] - 1)
         wanted_B = jax.lax.dynamic_index_in_dim(self.ids_BP, at, axis=1, keepdims=False)
-        is_wanted_BV = jnp.arange(scores_BWV.shape[-1])[None, :] == wanted_B[:, None]
+        is_wanted_BV = jnp.arange(scores_BWV.shape[-1])[None, :] == so_far.column(wanted_B)[:, None]
         free_B = so_far.length - 1 >= self.lengths_B
         return jnp.where((free_B[:, None] | is_wanted_BV)[:, None, :], scores_BWV, -jnp.inf)
 
@@ -135,7 +154,7 @@ def _seen(so_far: SoFar, vocabulary: int) -> Array:
     """Boolean [B, W, V]: which tokens the outputs have."""
     B, W, T = so_far.ids_BWT.shape
     known_T = jnp.arange(T) < so_far.length
-    at_BWT = jnp.where(known_T[None, None], so_far.ids_BWT, vocabulary)  # out of range: dropped
+    at_BWT = jnp.where(known_T[None, None], so_far.column(so_far.ids_BWT), vocabulary)  # out of range: dropped
     rows_B11, rows_1W1 = jnp.arange(B)[:, None, None], jnp.arange(W)[None, :, None]
     return jnp.zeros((B, W, vocabulary), bool).at[rows_B11, rows_1W1, at_BWT].set(True, mode="drop")
 
@@ -157,7 +176,7 @@ class NoRepeatedNgram:
             last_BW1 = jax.lax.dynamic_slice_in_dim(so_far.ids_BWT, so_far.length - n + 1 + i, 1, axis=2)
             repeats_BWS &= so_far.ids_BWT[:, :, i : i + len(starts_S)] == last_BW1
         repeats_BWS &= so_far.length >= n
-        next_BWS = jnp.where(repeats_BWS, so_far.ids_BWT[:, :, n - 1 :], V)
+        next_BWS = jnp.where(repeats_BWS, so_far.column(so_far.ids_BWT[:, :, n - 1 :]), V)
         rows_B11, rows_1W1 = jnp.arange(B)[:, None, None], jnp.arange(W)[None, :, None]
         return scores_BWV.at[rows_B11, rows_1W1, next_BWS].set(-jnp.inf, mode="drop")
 

@@ -10,6 +10,7 @@ from jax import Array
 
 from transformer_jax.checks import check_fields
 from transformer_jax.decoding.beam import spoil
+from transformer_jax.decoding.columns import Columns, ids_of
 from transformer_jax.decoding.constraints import Constraint, SoFar, constrain_scores
 from transformer_jax.decoding.options import SearchOptions
 from transformer_jax.decoding.steps import Step, Tokens
@@ -74,7 +75,7 @@ class Sampling:
             cache=cache,
         )
 
-    def extend(self, step: Step, samples: Samples) -> Samples:
+    def extend(self, step: Step, samples: Samples, columns: Columns | None = None) -> Samples:
         """The state one token later."""
         B, W, T = samples.ids_BWT.shape
         last_BW = jax.lax.dynamic_index_in_dim(samples.ids_BWT, samples.length - 1, axis=2, keepdims=False)
@@ -82,13 +83,13 @@ class Sampling:
         logits_BWV, cache = step(Tokens(last_BW, samples.length - 1, own_BWT), samples.cache)
         logits_BWV = logits_BWV.astype(jnp.float32)
         norm_BW = jax.nn.logsumexp(logits_BWV, axis=-1)
-        so_far = SoFar(samples.ids_BWT, samples.length, samples.limit_B)
+        so_far = SoFar(samples.ids_BWT, samples.length, samples.limit_B, columns)
         scores_BWV = constrain_scores(samples.constraints, logits_BWV, so_far)
-        next_BW = self._choose(samples, scores_BWV)
-        gained_BW = jnp.take_along_axis(logits_BWV, next_BW[:, :, None], axis=-1)[:, :, 0] - norm_BW
+        at_BW = self._choose(samples, scores_BWV, columns)
+        gained_BW = jnp.take_along_axis(logits_BWV, at_BW[:, :, None], axis=-1)[:, :, 0] - norm_BW
         is_possible_BW = jnp.isfinite(norm_BW) & jnp.any(scores_BWV > -jnp.inf, axis=-1)
         broken_B = jnp.any(~is_possible_BW & samples.is_open_BW, axis=1)
-        next_BW = jnp.where(samples.is_open_BW, next_BW, self.options.pad_id).astype(jnp.int32)
+        next_BW = jnp.where(samples.is_open_BW, ids_of(columns, at_BW), self.options.pad_id).astype(jnp.int32)
         goes_on_BW = (next_BW != self.options.eos_id) & ~broken_B[:, None]
         goes_on_BW &= (samples.length + 1 < samples.limit_B)[:, None]
         return samples._replace(
@@ -105,18 +106,21 @@ class Sampling:
         scores_BW = jnp.where(samples.is_broken_B[:, None], jnp.nan, samples.scores_BW)
         return spoil(samples.ids_BWT, samples.is_broken_B), scores_BW
 
-    def _choose(self, samples: Samples, scores_BWV: Array) -> Array:
-        W = self.options.num_beams
+    def _choose(self, samples: Samples, scores_BWV: Array, columns: Columns | None) -> Array:
+        """The columns of the tokens that come, by Gumbel's noise, which an id has whatever else is in a short list."""
+        W, V = self.options.num_beams, scores_BWV.shape[-1] if columns is None else len(columns.of_V)
 
-        def key(key: Array, output: Array) -> Array:
-            return jax.random.fold_in(jax.random.fold_in(key, output), samples.length)
+        def noise(key: Array, output: Array) -> Array:
+            return jax.random.gumbel(jax.random.fold_in(jax.random.fold_in(key, output), samples.length), (V,))
 
-        keys_BW = jax.vmap(jax.vmap(key, (None, 0)), (0, None))(samples.keys_B, jnp.arange(W))
-        return jax.vmap(jax.vmap(jax.random.categorical))(keys_BW, scores_BWV)
+        noise_BWV = jax.vmap(jax.vmap(noise, (None, 0)), (0, None))(samples.keys_B, jnp.arange(W))
+        if columns is not None:
+            noise_BWV = jnp.take(noise_BWV, columns.ids_N, axis=-1)
+        return jnp.argmax(scores_BWV + noise_BWV, axis=-1)
 
 
 class GreedySearch(Sampling):
     """As `Sampling`, but for the most probable token each time; the keys are not looked at."""
 
-    def _choose(self, samples: Samples, scores_BWV: Array) -> Array:
+    def _choose(self, samples: Samples, scores_BWV: Array, columns: Columns | None) -> Array:
         return top_k(scores_BWV, 1)[1][:, :, 0]

@@ -66,15 +66,3 @@ def ensemble(steps: Sequence[Step]) -> Step:
         return mean_BWV, tuple(cache for _, cache in outputs)
 
     return run
-
-
-def shortlisted(step: Step, ids_N: Array) -> Step:
-    """A step function over a short list of a vocabulary, for one whose logits have a column for each entry of `ids_N`.
-
-    The search then sees numbers of columns for ids: give it those of its special tokens, and take `ids_N[output]`.
-    """
-
-    def run(tokens: Tokens, cache: Any) -> tuple[Array, Any]:
-        return step(tokens._replace(ids_BW=jnp.take(ids_N, tokens.ids_BW)), cache)
-
-    return run
