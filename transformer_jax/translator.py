@@ -54,8 +54,8 @@ from transformer_jax.decoding import (
 )
 from transformer_jax.decoding_defaults import decoding_options
 from transformer_jax.devices import Devices
-from transformer_jax.generation import cast_matrices, decode
 from transformer_jax.loading import MORE_FILES, load_models
+from transformer_jax.pieces import cast_matrices, decode
 from transformer_jax.seq2seq import Transformer
 from transformer_jax.texts import checked_texts, progress
 from transformer_jax.tokenizer import Tokenizer, check_tokenizer

@@ -6,7 +6,7 @@ import pytest
 
 from tests.transformer_jax.marian_folders import own_model
 from tests.transformer_jax.test_translator import LETTERS, Letters
-from transformer_jax import Translator, generation
+from transformer_jax import Translator, pieces
 from transformer_jax.attention import KVCache
 from transformer_jax.batches import row_count
 
@@ -17,7 +17,7 @@ def layouts(monkeypatch):
     seen = []
 
     def watch(name, of):
-        run = getattr(generation, name)
+        run = getattr(pieces, name)
 
         def watched(*args):
             out = run(*args)
@@ -27,7 +27,7 @@ def layouts(monkeypatch):
             seen.append((len(out.limit_B), shards))
             return out
 
-        monkeypatch.setattr(generation, name, watched)
+        monkeypatch.setattr(pieces, name, watched)
 
     watch("_begin", lambda args, state: (args[5:], state))
     watch("_advance", lambda args, state: state)

@@ -22,7 +22,7 @@ from transformer_jax.decoding import (
     RepetitionPenalty,
     Sampling,
 )
-from transformer_jax.generation import ShortLists, decode
+from transformer_jax.pieces import ShortLists, decode
 
 V, LIMIT = 24, 12
 SOURCES = np.array([[5, 6, 9, 1], [8, 4, 1, 0], [20, 1, 0, 0]])
@@ -51,7 +51,7 @@ def run(models, search, constraints, phrases=None, short=None):
     sources, keys = jnp.asarray(SOURCES), jax.random.split(jax.random.key(3), 3)
     of = (tuple(model for model, _ in models), search, tuple(params for _, params in models))
     phrases = None if phrases is None else Phrases.of(phrases)
-    return decode(*of, sources, sources != 0, jnp.full(3, LIMIT), constraints, keys, phrases, short)
+    return decode(*of, sources, sources != 0, jnp.full(3, LIMIT), constraints, keys, phrases=phrases, short=short)
 
 
 BEAM = SearchOptions(LIMIT, 0, 1, 0, 3)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.transformer_jax.marian_folders import own_model
-from transformer_jax import SearchOptions, Translator, beam_search, generate, generation, translator
+from transformer_jax import SearchOptions, Translator, beam_search, generate, generation, pieces, translator
 from transformer_jax.decoding import BeamSearch, Forbidden, Prefix, TopK
 from transformer_jax.texts import TextsCut
 
@@ -67,7 +67,7 @@ def test_a_thousand_sentences_of_all_lengths_compile_few_programs():
     params["final_logits_bias"][1] = -1.0  # outputs of 10 to 110 tokens
     rng = np.random.default_rng(0)
     sentences = ["".join(rng.choice([*LETTERS], size=n)) for n in rng.integers(1, 60, size=1000)]
-    steps = (generation._begin, generation._advance, generation._keep, generation._lengthen)
+    steps = (pieces._begin, pieces._advance, pieces._keep, pieces._lengthen)
     before = [step._cache_size() for step in steps]
     outputs = Translator(model, params, Letters(), num_beams=2, batch_size=64)(sentences)
     assert len({len(output) for output in outputs}) > 50
@@ -160,7 +160,7 @@ def test_pieces_in_batches_are_the_whole_search(wordy):
     search = BeamSearch(SearchOptions(70, 0, 1, 0, 3, 0.6))
     constraints = (Prefix(jnp.array([[2] * 30, [3] * 30, [4] * 30, [5] * 30]), jnp.array([2, 30, 0, 20])),)
     mask = jnp.asarray(ids != 0)
-    found, scores = generation.decode((model,), search, (params,), jnp.asarray(ids), mask, limit_B, constraints)
+    found, scores = pieces.decode((model,), search, (params,), jnp.asarray(ids), mask, limit_B, constraints)
     state = generation.read_source(model, params, jnp.asarray(ids), mask, 3, 70)
     step = generation.decoder_step(model, params)
     expected, wanted = jax.jit(lambda s: beam_search(step, s, 4, search.options, constraints, limit_B))(state)
