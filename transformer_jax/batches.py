@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from transformer_jax.checks import require
+from transformer_jax.checks import require, shown
 from transformer_jax.config import TransformerConfig
-from transformer_jax.decoding import Prefix
+from transformer_jax.decoding import Phrases, Prefix, check_phrases
 from transformer_jax.texts import TextError, TextsCut, checked_texts
 from transformer_jax.tokenizer import Tokenizer
 
@@ -71,7 +71,74 @@ def encode_prefixes(tokenizer: Tokenizer, prefixes: Sequence[str], rooms: Sequen
     return starts
 
 
+def encode_phrases(
+    tokenizer: Tokenizer, config: TransformerConfig, phrases: Sequence[Sequence[str]], rooms: Sequence[int]
+) -> list[list[list[int]]]:
+    """The ids of what outputs contain: each phrase is encoded for itself, as words are that follow a space.
+
+    Raises:
+        ValueError: there is not a list for each room; a `TextError` for a phrase that is no text or cannot be in an
+            output, such as one that the tokenizer has no word for, or for more tokens than there is room for.
+    """
+    several = isinstance(phrases, Sequence) and not isinstance(phrases, str | bytes)
+    require(several, f"give a list of phrases for each sentence, not {shown(phrases)}")
+    told = f"{len(phrases)} lists of phrases for {len(rooms)} sentences: give one for each"
+    require(len(phrases) == len(rooms), told)
+    unknown = unk_id() if callable(unk_id := getattr(tokenizer, "unk_id", None)) else -1
+    found = []
+    for i, (own, room) in enumerate(zip(phrases, rooms, strict=True)):
+        try:
+            found.append(encode_targets(tokenizer, "phrases", own))
+            for text, ids in zip(own, found[-1], strict=True):
+                require(unknown not in ids, f"the tokenizer does not know all of {shown(text)}")
+            check_phrases(found[-1], config.target_vocab_size, (config.eos_id, config.pad_id), room)
+        except ValueError as error:
+            raise TextError("phrases", i, f"has a phrase that cannot be in an output: {error}") from error
+    return found
+
+
 # --- ids into batches --------------------------------------------------------------------------------------------
+
+
+class Asked(NamedTuple):
+    """What is asked of one sentence.
+
+    Attributes:
+        source: its ids; none of a sentence without a token.
+        limit: the most tokens of an output, its start and end among them.
+        start: what an output begins with behind its start token; None where that is said of no sentence.
+        phrases: what it contains; likewise.
+    """
+
+    source: list[int]
+    limit: int
+    start: list[int] | None
+    phrases: list[list[int]] | None
+
+    @property
+    def demanded(self) -> list[int]:
+        """The ids of both."""
+        return [*(self.start or ()), *(id_ for ids in self.phrases or () for id_ in ids)]
+
+
+def ask(
+    tokenizer: Tokenizer,
+    config: TransformerConfig,
+    sources: Sequence[list[int]],
+    limits: Sequence[int],
+    prefixes: Sequence[str] | None,
+    phrases: Sequence[Sequence[str]] | None,
+) -> list[Asked]:
+    """Sources with what their outputs begin with and contain, where anything is said of that."""
+    rooms = [limit - 2 for limit in limits]
+    starts: Sequence[list[int] | None] = [None] * len(sources)
+    wanted: Sequence[list[list[int]] | None] = [None] * len(sources)
+    if prefixes is not None:
+        starts = encode_prefixes(tokenizer, prefixes, rooms)
+    if phrases is not None:
+        rooms = [room - len(start or ()) for room, start in zip(rooms, starts, strict=True)]
+        wanted = encode_phrases(tokenizer, config, phrases, rooms)
+    return [*map(Asked, sources, limits, starts, wanted)]
 
 
 class Batch(NamedTuple):
@@ -128,13 +195,20 @@ def shifted(targets: Sequence[Sequence[int]], rows: int, width: int, config: Tra
     return jnp.asarray(ids_BL)
 
 
-def prefix(starts: Sequence[Sequence[int]], rows: int) -> Prefix:
-    """The constraint that outputs begin with these ids."""
-    ids_BP = np.zeros((rows, bucket(max(map(len, starts)))), np.int32)
-    lengths_B = np.zeros(rows, np.int32)
-    for row, start in enumerate(starts):
-        ids_BP[row, : len(start)], lengths_B[row] = start, len(start)
-    return Prefix(jnp.asarray(ids_BP), jnp.asarray(lengths_B))
+def demands(asked: Sequence[Asked], rows: int) -> tuple[tuple[Prefix, ...], Phrases | None]:
+    """What the outputs of so many rows must begin with and contain, where anything is said of that."""
+    prefixes: tuple[Prefix, ...] = ()
+    phrases = None
+    if asked[0].start is not None:
+        starts = [each.start or [] for each in asked]
+        ids_BP = np.zeros((rows, bucket(max(map(len, starts)))), np.int32)
+        lengths_B = np.zeros(rows, np.int32)
+        for row, start in enumerate(starts):
+            ids_BP[row, : len(start)], lengths_B[row] = start, len(start)
+        prefixes = (Prefix(jnp.asarray(ids_BP), jnp.asarray(lengths_B)),)
+    if asked[0].phrases is not None:
+        phrases = Phrases.of([*(each.phrases or [] for each in asked), *[[]] * (rows - len(asked))])
+    return prefixes, phrases
 
 
 def row_keys(key: Array, places: Sequence[int], rows: int) -> Array:

@@ -26,6 +26,8 @@ from transformer_jax.decoding import (
 from transformer_jax.masks import AttentionMask
 from transformer_jax.seq2seq import ShortSoftmax, Transformer
 
+GREEDY = "phrases need num_beams of 2 or more: greedy search tries no places for them"
+
 
 class Decoding(NamedTuple):
     """What a step of a Transformer reads besides tokens; a row a sentence.
@@ -139,7 +141,7 @@ def refuse_rows(wrong_B: Array, reason: str) -> None:
 def _checked_phrases(
     phrases: Sequence[Sequence[Sequence[int]]], c: TransformerConfig, rows: int, options: SearchOptions
 ) -> Phrases:
-    require(options.num_beams > 1, "phrases need num_beams of 2 or more: greedy search tries no places for them")
+    require(options.num_beams > 1, GREEDY)
     require(len(phrases) == rows, f"phrases are of {len(phrases)} rows, but input_ids of {rows}")
     for row, own in enumerate(phrases):
         try:

@@ -14,8 +14,10 @@ from jax.sharding import Mesh
 from transformer_jax.alignment import Alignment
 from transformer_jax.checks import Id, Range, Size, listed, require
 from transformer_jax.decoding import Beam, Length, Penalty, Preset
+from transformer_jax.generation import GREEDY
 from transformer_jax.lines import Job, Record, columns_line, json_line
 from transformer_jax.minimum_risk import by_risk
+from transformer_jax.shortlist import ShortList
 from transformer_jax.texts import TextsCut
 from transformer_jax.translator import Seed, Translation, Translator
 
@@ -36,6 +38,8 @@ class SentencesJob(Job):
         min_length: tokens of an output, the start token among them, before it may end
         repetition_penalty: what scores of tokens that an output has already are divided by
         no_repeat_ngram_size: n, where no n tokens in a row come twice in an output; 0 for none
+        shortlist: a lexical table by which each output has few words to be made of, a target word, a source word and a
+            probability in each line: faster
         devices: how many the sentences of a batch are split over; all that there are where not given
 
     What is None is as the folder says.
@@ -49,6 +53,7 @@ class SentencesJob(Job):
     min_length: Id | None = None
     repetition_penalty: Annotated[float, Range(0, open_low=True)] | None = None
     no_repeat_ngram_size: Id | None = None
+    shortlist: str | None = None
     devices: Size | None = None
 
     settings: ClassVar[tuple[str, ...]] = (
@@ -67,7 +72,10 @@ class SentencesJob(Job):
         require(enough, f"--devices {self.devices}: there are {len(devices)}")
         if len(devices := devices[: self.devices]) > 1:
             given["mesh"] = Mesh(np.array(devices), ("devices",))
-        return Translator.from_pretrained(self.folder, jnp.dtype(self.dtype), ensemble=self.ensemble, **given)
+        translator = Translator.from_pretrained(self.folder, jnp.dtype(self.dtype), ensemble=self.ensemble, **given)
+        if self.shortlist is None:
+            return translator
+        return dataclasses.replace(translator, shortlist=ShortList.read(self.shortlist, translator.tokenizer))
 
     def text(self, number: int, line: bytes) -> str:
         try:
@@ -114,6 +122,7 @@ class TranslateJob(SentencesJob):
         early_stopping: when a search ends, see SearchOptions
         preset: how outputs are scored; paper where the folder does not say
         n_best: outputs of a sentence, the best first
+        phrases: a line is a sentence and, behind tabs, phrases that its translation contains
     """
 
     num_beams: Beam | None = None
@@ -121,6 +130,7 @@ class TranslateJob(SentencesJob):
     early_stopping: bool | Literal["never"] | None = None
     preset: Preset | None = None
     n_best: Size = 1
+    phrases: bool = False
 
     settings = (*SentencesJob.settings, "num_beams", "length_penalty", "early_stopping", "preset")
 
@@ -134,11 +144,19 @@ class TranslateJob(SentencesJob):
         translator = super().load()
         beams = translator.num_beams
         require(self.n_best <= beams, f"--n-best {self.n_best} is more than the {beams} of --num-beams")
+        require(beams > 1 or not self.phrases, f"--phrases: {GREEDY}")
         return translator
+
+    def record(self, line: str) -> Record:
+        if not self.phrases:
+            return super().record(line)
+        text, *phrases = line.split("\t")
+        return {"text": text, "phrases": [phrase for phrase in phrases if phrase.strip()]}
 
     def answers(self, loaded: Translator, records: Sequence[Record]) -> Iterable[Record]:
         texts = [record["text"] for record in records]
-        return self.aligned(loaded, texts, [outputs[: self.n_best] for outputs in loaded.n_best(texts)])
+        found = loaded.n_best(texts, phrases=[record["phrases"] for record in records] if self.phrases else None)
+        return self.aligned(loaded, texts, [outputs[: self.n_best] for outputs in found])
 
 
 @dataclasses.dataclass(frozen=True)

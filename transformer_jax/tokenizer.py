@@ -70,6 +70,10 @@ class JsonTokenizer:
         """The id of BERT's separator; -1 without."""
         return self._id("[SEP]")
 
+    def unk_id(self) -> int:
+        """The id of BERT's unknown word; -1 without."""
+        return self._id("[UNK]")
+
     def _id(self, token: str) -> int:
         id_ = self.backend.token_to_id(token)
         return -1 if id_ is None else id_
@@ -171,6 +175,10 @@ class MarianTokenizer:
         """The id of the padding."""
         return self.vocab[self._pad]
 
+    def unk_id(self) -> int:
+        """The id of what has no piece in the target."""
+        return self.target_vocab[self._unk]
+
     def serialized(self) -> bytes:
         """All that decides what it does."""
         names = [self._eos, self._unk, self._pad]
@@ -232,6 +240,14 @@ def _several(key: str, tokens: Any) -> list[Any]:
 def pieces_of(processor: Any) -> dict[str, int]:
     """The pieces of a SentencePiece model and their ids."""
     return {processor.id_to_piece(id_): id_ for id_ in range(processor.vocab_size())}
+
+
+def vocabularies(tokenizer: Any) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """The words of the source and of the target, and their ids."""
+    if isinstance(tokenizer, MarianTokenizer):
+        return tokenizer.vocab, tokenizer.target_vocab
+    one = tokenizer.backend.get_vocab() if isinstance(tokenizer, JsonTokenizer) else pieces_of(tokenizer)
+    return one, one
 
 
 def check_tokenizer(tokenizer: Any, config: TransformerConfig) -> None:

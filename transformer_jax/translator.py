@@ -23,14 +23,15 @@ from transformer_jax.alignment import (
     words_of_tokens,
 )
 from transformer_jax.batches import (
+    Asked,
+    ask,
     bucket,
     by_length,
     decode_text,
-    encode_prefixes,
+    demands,
     encode_sources,
     encode_translations,
     padded,
-    prefix,
     row_count,
     row_keys,
     tokens_of,
@@ -41,6 +42,7 @@ from transformer_jax.decoding import (
     Beam,
     BeamSearch,
     Constraint,
+    ForcedStart,
     GreedySearch,
     Length,
     Penalty,
@@ -51,12 +53,15 @@ from transformer_jax.decoding import (
     Temperature,
     TopK,
     TopP,
+    check_columns,
 )
 from transformer_jax.decoding_defaults import decoding_options
 from transformer_jax.devices import Devices
+from transformer_jax.generation import GREEDY
 from transformer_jax.loading import MORE_FILES, load_models
-from transformer_jax.pieces import cast_matrices, decode
+from transformer_jax.pieces import ShortLists, cast_matrices, decode
 from transformer_jax.seq2seq import Transformer
+from transformer_jax.shortlist import ShortList, short_lists
 from transformer_jax.texts import checked_texts, progress
 from transformer_jax.tokenizer import Tokenizer, check_tokenizer
 from transformer_jax.weights import model_folder
@@ -106,6 +111,9 @@ class Translator:
         mesh: the rows of each batch are split over all its devices, whatever its axes are, and the parameters copied to
             each; None for the default device. The rows are then a multiple of the number of devices.
 
+        shortlist: what each output is made of, by the words of its source. Only these words' logits are computed, and
+            scores are under probabilities that are shared among them alone: higher ones than without.
+
     Raises:
         ValueError: an option is out of range, or the tokenizer is not that of a model.
     """
@@ -123,6 +131,7 @@ class Translator:
     constraints: tuple[Constraint, ...] = ()
     others: tuple[tuple[Transformer, dict[str, Any]], ...] = ()
     mesh: Mesh | None = None
+    shortlist: ShortList | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -135,6 +144,9 @@ class Translator:
         require(not own, f"constraints that hold arrays are of a batch's rows, not for a Translator: {shown(own)}")
         check_tokenizer(self.tokenizer, self.model.config)
         Devices.of(self.mesh)
+        if self.shortlist is not None:
+            check_columns(self.constraints)
+            self.shortlist.check(self.model.config.target_vocab_size)
 
     @classmethod
     def from_pretrained(
@@ -163,26 +175,40 @@ class Translator:
             told = str(error)
             raise ValueError(told if told.startswith(str(path)) else f"{path}: {told}") from error
 
-    def __call__(self, sentences: Sequence[str], prefixes: Sequence[str] | None = None) -> list[str]:
+    def __call__(
+        self,
+        sentences: Sequence[str],
+        prefixes: Sequence[str] | None = None,
+        phrases: Sequence[Sequence[str]] | None = None,
+    ) -> list[str]:
         """A translation for each sentence; "" for one without any token, such as "" and " ".
 
         Sentences that are longer than `max_length` are cut, and named in a warning.
 
         Args:
             prefixes: what each translation begins with; "" for nothing.
+            phrases: those that each translation contains, where the model likes them best; [] for none. They are whole
+                words, with the tokens that they have behind a space, and may overlap; the last may go on. A phrase that
+                is given n times comes n times.
 
         Raises:
             ValueError: one string instead of several, something that is no string, or text that is not Unicode (a
-                lone surrogate); a prefix that leaves no room; or the model's scores are not finite.
+                lone surrogate); a prefix or phrases that leave no room, a phrase that the tokenizer does not know, or
+                any for greedy search; or the model's scores are not finite.
         """
-        return [*map(self._text, self._search(sentences, self._kind, prefixes))]
+        return [*map(self._text, self._search(sentences, self._kind, prefixes, phrases))]
 
-    def n_best(self, sentences: Sequence[str], prefixes: Sequence[str] | None = None) -> list[list[Translation]]:
+    def n_best(
+        self,
+        sentences: Sequence[str],
+        prefixes: Sequence[str] | None = None,
+        phrases: Sequence[Sequence[str]] | None = None,
+    ) -> list[list[Translation]]:
         """The best `num_beams` translations of each sentence that the search has found, the best first.
 
         They may be fewer, and none for a sentence without any token. Arguments, warnings and errors are the call's.
         """
-        return [*map(self._translations, self._search(sentences, self._kind, prefixes))]
+        return [*map(self._translations, self._search(sentences, self._kind, prefixes, phrases))]
 
     def sample(
         self,
@@ -219,7 +245,7 @@ class Translator:
         if top_p != 1:
             warpers.append(TopP(top_p))
         drawing = dataclasses.replace(self, num_beams=count, constraints=(*self.constraints, *warpers))
-        found = drawing._search(sentences, Sampling, prefixes, jax.random.key(seed), first)
+        found = drawing._search(sentences, Sampling, prefixes, None, jax.random.key(seed), first)
         return [*map(self._translations, found)]
 
     def align(
@@ -265,43 +291,33 @@ class Translator:
         sentences: Sequence[str],
         kind: type[Search],
         prefixes: Sequence[str] | None,
+        phrases: Sequence[Sequence[str]] | None = None,
         key: Array | None = None,
         first: int = 0,
     ) -> list[list[Output]]:
         """The outputs of each sentence; none of one without a token."""
         sources = encode_sources(self.tokenizer, self.model.config, sentences, self._longest)
         limits = [self._limit(source) for source in sources]
-        starts = None
-        if prefixes is not None:
-            starts = encode_prefixes(self.tokenizer, prefixes, [limit - 2 for limit in limits])
+        require(phrases is None or self.num_beams > 1, GREEDY)
+        asked = ask(self.tokenizer, self.model.config, sources, limits, prefixes, phrases)
         outputs: list[list[Output]] = [[] for _ in sources]
         batches = by_length(sources, self.batch_size)
         with progress(sum(map(len, batches)), len(batches)) as advance:
             for members in batches:
-                found = self._decode_batch(
-                    [sources[i] for i in members],
-                    [limits[i] for i in members],
-                    None if starts is None else [starts[i] for i in members],
-                    None if key is None else row_keys(key, [first + i for i in members], self._rows(len(members))),
-                    kind,
-                )
+                keys_B = None
+                if key is not None:
+                    keys_B = row_keys(key, [first + i for i in members], self._rows(len(members)))
+                found = self._decode_batch([asked[i] for i in members], keys_B, kind)
                 for i, own in zip(members, found, strict=True):
                     outputs[i] = own
                 advance(len(members))
         return outputs
 
-    def _decode_batch(
-        self,
-        sources: list[list[int]],
-        limits: list[int],
-        starts: list[list[int]] | None,
-        keys_B: Array | None,
-        kind: type[Search],
-    ) -> Iterator[list[Output]]:
-        """The outputs of sources, the longest of which is the last."""
-        c, rows = self.model.config, self._rows(len(sources))
-        width = min(bucket(len(sources[-1])), self._reach)
-        batch = padded(sources, limits, rows, width, c)
+    def _decode_batch(self, asked: list[Asked], keys_B: Array | None, kind: type[Search]) -> Iterator[list[Output]]:
+        """The outputs of sentences, the longest of which is the last."""
+        c, rows = self.model.config, self._rows(len(asked))
+        width = min(bucket(len(asked[-1].source)), self._reach)
+        batch = padded([each.source for each in asked], [each.limit for each in asked], rows, width, c)
         longest = min(bucket(width + LONGER), self._reach)  # room for all; limits are what counts
         options = SearchOptions(
             longest,
@@ -313,8 +329,13 @@ class Translator:
             self.early_stopping,
             self.preset,
         )
-        begin = () if starts is None else (prefix(starts, rows),)
-        batch, begin, keys_B = self._devices.split((batch, begin, keys_B))
+        split = self._devices.split
+        batch, keys_B, (begin, phrases) = split((batch, keys_B, demands(asked, rows)))
+        short = None
+        if self.shortlist is not None:
+            always = [c.eos_id, *(each.id for each in self.constraints if isinstance(each, ForcedStart))]
+            ids_N, is_own_BN = short_lists(self.shortlist, asked, always, rows, c.target_vocab_size)
+            short = ShortLists(self._devices.copied(ids_N), split(is_own_BN))
         with self._devices.in_use():
             ids_BWT, scores_BW = decode(
                 (self.model, *(model for model, _ in self.others)),
@@ -324,9 +345,11 @@ class Translator:
                 (*self.constraints, *begin),
                 keys_B,
                 self._devices.mesh,
+                phrases,
+                short,
             )
-        for row, limit in enumerate(limits):
-            ids_WT, scores_W = ids_BWT[row, :, :limit], scores_BW[row].tolist()
+        for row, each in enumerate(asked):
+            ids_WT, scores_W = ids_BWT[row, :, : each.limit], scores_BW[row].tolist()
             require(ids_WT[0, 1] != BROKEN, _NOTHING)
             found = zip(ids_WT, scores_W, strict=True)
             yield [(tokens_of(ids_T, c.eos_id), score) for ids_T, score in found if score > -math.inf]

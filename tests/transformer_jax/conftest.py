@@ -40,7 +40,7 @@ def calls(monkeypatch):
     """Stands a model in for a Translator's that copies its source, and keeps what it was asked."""
     calls = []
 
-    def copy(models, search, params, input_ids, mask_BS, limit_B, constraints, keys_B, mesh, **more):
+    def copy(models, search, params, input_ids, mask_BS, limit_B, constraints, keys_B, mesh, *more):
         np.testing.assert_array_equal(mask_BS, input_ids != 0)
         calls.append((np.asarray(input_ids), search.options))
         out = np.zeros((len(input_ids), search.options.num_beams, search.options.max_length), np.int32)

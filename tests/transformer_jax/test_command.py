@@ -11,6 +11,7 @@ from tests.transformer_jax.marian_folders import SENTENCES, edit_config, own_mod
 from transformer_jax import Translator, lines, save_marian
 from transformer_jax.decoding import EndAtLimit, Forbidden, ForcedStart, MinimumLength, RepetitionPenalty
 from transformer_jax.jobs import JOBS
+from transformer_jax.shortlist import ShortList
 from transformer_jax.tokenizer import save_tokenizer
 
 LINES = [*SENTENCES, "", "a  dog\tthe fox", "   ", "dog " * 9]
@@ -108,6 +109,24 @@ def test_sentences_are_split_over_all_devices(folder):
     assert JOBS["translate"](folder, devices=1).load().mesh is None
 
 
+def test_lines_say_phrases_and_a_table_says_words(call, folder, tmp_path):
+    """Over several devices too."""
+    table = tmp_path / "lex"
+    table.write_text("▁a ▁d 0.5\no ▁d 0.25\n", encoding="utf-8")
+    options = ("--phrases", "--shortlist", str(table), "--format", "jsonl", "--devices", "2")
+    code, out, error = call("translate", ["the fox\ta dog\tfox\t", "a  dog", ""], *options)
+    assert (code, error) == (0, "")
+    shortlist = ShortList.read(table, processor(), first=100)
+    translate = Translator.from_pretrained(folder, batch_size=4, shortlist=shortlist)
+    expected = translate.n_best(["the fox", "a  dog", ""], phrases=[["a dog", "fox"], [], []])
+    assert "a dog" in expected[0][0].text and "fox" in expected[0][0].text
+    for answer, found in zip(map(json.loads, out), expected, strict=True):
+        assert [each["text"] for each in answer["translations"]] == [each.text for each in found][:1]
+    assert [json.loads(answer)["phrases"] for answer in out] == [["a dog", "fox"], [], []]
+    code, out, error = call("translate", ["the fox", "a dog\t漢"], "--phrases")
+    assert code == 2 and "error: line 2 has a phrase that cannot be in an output: the tokenizer does not" in error
+
+
 def test_memory_does_not_grow_with_the_input(folder):
     job = JOBS["translate"](folder, batch_size=4, devices=1)
     written, read = io.BytesIO(), 0
@@ -200,6 +219,8 @@ def test_models_decide_together(call, folder, tmp_path):
             ["--num-beams", "1", "--length-penalty", "1"],
             "--length-penalty: no meaning beside --num-beams 1",
         ),
+        ("translate", ["--num-beams", "1", "--phrases"], "--phrases: phrases need num_beams of 2 or more"),
+        ("sample", ["--shortlist", "no/such"], "no/such cannot be read: No such file"),
         ("sample", ["--count", "3"], "--count 3: --format text has the first output alone"),
         ("sample", ["--count", "2", "--minimum-risk"], "--minimum-risk has no choice"),
         ("translate", ["--n-best", "0"], "--n-best must be an integer from 1"),

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.transformer_jax.marian_folders import own_model
+from tests.transformer_jax.test_translator import Letters
 from tests.transformer_jax.toy import (
     EOS,
     PAD,
@@ -22,7 +24,7 @@ from tests.transformer_jax.toy import (
     toy_log_probs,
     toy_step,
 )
-from transformer_jax import SearchOptions, beam_search, generate
+from transformer_jax import SearchOptions, Translator, beam_search, generate
 from transformer_jax.decoding import EndAtLimit, Phrases, Prefix, reordering
 
 C, P = 3, 3
@@ -184,3 +186,48 @@ def test_phrases_that_cannot_be_are_refused(tiny, phrases, words):
         generate(*tiny, [[5, 6], [7, 8]], max_length=12, phrases=phrases)
     with pytest.raises(ValueError, match="phrases need num_beams of 2 or more"):
         generate(*tiny, [[5, 6], [7, 8]], max_length=12, num_beams=1, phrases=[[], []])
+
+
+# --- Translator --------------------------------------------------------------------------------------------------
+
+
+def test_translations_contain_their_phrases():
+    """Whatever stands beside them."""
+    model, params = own_model(10, final_logits_bias=True)
+    params["final_logits_bias"][1] = -1.0
+    translate = Translator(model, params, Letters(), num_beams=4, batch_size=4, max_output_length=20)
+    sentences, phrases = ["hgfe", "h", "abab", ""], [["ada", "dac"], [], ["c", "c"], ["a"]]
+    outputs = translate(sentences, phrases=phrases)
+    assert "ada" in outputs[0] and "dac" in outputs[0] and outputs[2].count("c") >= 2 and outputs[3] == ""
+    assert translate(sentences[::-1], phrases=phrases[::-1]) == outputs[::-1]
+    begun = translate.n_best(sentences, ["ad", "", "c", ""], phrases)
+    assert all(each.text.startswith("ad") and "ada" in each.text and "dac" in each.text for each in begun[0])
+    assert all(each.text.startswith("c") and each.text.count("c") >= 2 for each in begun[2]) and begun[2]
+
+
+def test_phrases_of_a_translator_are_checked(tiny):
+    class Unknowing(Letters):
+        def unk_id(self):
+            return 9
+
+        def encode(self, text):
+            return [1] if text == "</s>" else super().encode(text)
+
+    translate = Translator(*tiny, Unknowing(), batch_size=2)
+    wrong = r"phrases\[1\] has a phrase that cannot be in an output: "
+    for phrases, words in (
+        ([["a"]], "1 lists of phrases for 2 sentences: give one for each"),
+        ("ab", "give a list of phrases for each sentence, not 'ab'"),
+        ([[], "ab"], "give a list of phrases, not 'ab'"),
+        ([[], ["a", 3]], r"phrases\[1\] must be a string, not 3"),
+        ([[], ["a", ""]], rf"{wrong}phrase 1 must be one id or more, not \[\]"),
+        ([[], ["</s>"]], f"{wrong}phrase 0 has the id 1, which is the end or padding"),
+        ([[], ["abh"]], f"{wrong}the tokenizer does not know all of 'abh'"),
+        ([[], ["a" * 30, "b" * 22]], f"{wrong}2 phrases have 52 tokens, but there is room for 51"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            translate(["ab", "cd"], phrases=phrases)
+    with pytest.raises(ValueError, match=r"2 phrases have 50 tokens, but there is room for 49"):
+        translate(["ab", "cd"], ["", "ab"], [[], ["a" * 30, "b" * 20]])
+    with pytest.raises(ValueError, match="phrases need num_beams of 2 or more"):
+        Translator(*tiny, Letters(), num_beams=1)(["a"], phrases=[["b"]])

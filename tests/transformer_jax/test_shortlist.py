@@ -1,13 +1,17 @@
 """A short list of the vocabulary is the vocabulary without the rest; and where the lists come from."""
 
+import dataclasses
+import gzip
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.transformer_jax.marian_folders import own_model
-from transformer_jax import SearchOptions
+from tests.transformer_jax.marian_folders import own_model, processor
+from transformer_jax import SearchOptions, Translator
+from transformer_jax.batches import Asked
 from transformer_jax.decoding import (
     BeamSearch,
     EndAtLimit,
@@ -23,6 +27,8 @@ from transformer_jax.decoding import (
     Sampling,
 )
 from transformer_jax.pieces import ShortLists, decode
+from transformer_jax.shortlist import ShortList, short_lists
+from transformer_jax.tokenizer import pieces_of
 
 V, LIMIT = 24, 12
 SOURCES = np.array([[5, 6, 9, 1], [8, 4, 1, 0], [20, 1, 0, 0]])
@@ -102,3 +108,131 @@ def test_constraints_that_know_no_columns_are_refused(models):
         run(models, Sampling(BEAM), (), phrases=[[], [], []])
     with pytest.raises(ValueError, match="a short list is of ids below 24 that differ"):
         run(models, BeamSearch(BEAM), (), short=short._replace(ids_N=np.array([1, 2, 3, 3])))
+
+
+# --- lists -------------------------------------------------------------------------------------------------------
+
+
+def test_a_list_has_what_comes_of_the_words_of_a_source():
+    table = ShortList({5: np.array([40, 30]), 6: np.array([30, 50]), 9: np.array([60])}, first=3, shared=False)
+    assert table.ids([5, 6, 7], 100).tolist() == [0, 1, 2, 30, 40, 50]
+    assert dataclasses.replace(table, shared=True).ids([5, 6, 7], 100).tolist() == [0, 1, 2, 5, 6, 7, 30, 40, 50]
+    assert table.ids([], 2).tolist() == [0, 1]
+    for wrong, words in (
+        ([-1], r"targets\[4\] must be ids from 0, not \[-1\]"),
+        ([0.5], "must be ids from 0"),
+        (3, "must be ids"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            ShortList({4: wrong})
+    with pytest.raises(ValueError, match="first must be an integer from 0"):
+        ShortList({}, first=-1)
+
+
+def test_the_lists_of_a_batch_have_few_widths():
+    table = ShortList({5: np.arange(200, 400), 6: np.array([500])}, first=2)
+    for sources, size in (([[5], [6]], 256), ([[6]], 128), ([[]], 128)):
+        asked = [Asked(source, 9, [700], [[800, 801], [802]]) for source in sources]
+        ids_N, is_own_BN = short_lists(table, asked, [900], 4, 1000)
+        assert ids_N.shape == (size,) and is_own_BN.shape == (4, size) and (np.diff(ids_N) > 0).all()
+        for source, own in zip(sources, is_own_BN, strict=False):
+            assert ids_N[own].tolist() == [*table.ids(source, 1000), 700, 800, 801, 802, 900]
+    alone = [Asked([5], 9, None, None)]
+    assert short_lists(ShortList({}, first=2), alone, [1], 1, 100).ids_N.tolist() == [*range(100)]
+
+
+class Signs:
+    """A character is a token, from id 2 on."""
+
+    def encode(self, text):
+        return [ord(sign) - 0x4E00 for sign in text]
+
+    def decode(self, ids):
+        return "".join(chr(id_ + 0x4E00) for id_ in ids)
+
+
+def test_a_translator_has_the_words_of_each_source_alone():
+    """Scores and all, whatever stands beside it."""
+    rng = np.random.default_rng(0)
+    model, params = own_model(300, final_logits_bias=True)
+    params["final_logits_bias"][1] = -2.0
+    table = ShortList({id_: rng.integers(2, 300, 20) for id_ in range(2, 300)}, first=4, shared=True)
+    options = {"num_beams": 2, "max_output_length": 12, "batch_size": 2}
+    short = Translator(model, params, Signs(), shortlist=table, constraints=(RepetitionPenalty(2.0),), **options)
+    sources = [[77, 5, 200], [31]]
+    sentences = [Signs().decode(source) for source in sources]
+    together = short.n_best(sentences)
+    for source, sentence, found in zip(sources, sentences, together, strict=True):
+        own = {*table.ids([*source, 1], 300).tolist()}
+        forbidden = Forbidden(tuple(sorted({*range(300)} - own)))
+        plain = dataclasses.replace(short, shortlist=None, constraints=(forbidden, Renormalized(), *short.constraints))
+        expected = plain.n_best([sentence, ""])[0]
+        assert [each.ids for each in found] == [each.ids for each in expected] and len({*found[0].ids}) > 3
+        np.testing.assert_allclose([each.score for each in found], [each.score for each in expected], rtol=1e-5)
+    drawn = short.sample(sentences, 2, prefixes=["\u4e99", ""])  # which is on no list
+    assert all(
+        each.text.startswith("\u4e99") and {*each.ids[1:]} <= {*table.ids([77, 5, 200, 1], 300)} for each in drawn[0]
+    )
+
+
+def test_what_does_not_go_with_a_short_list_is_refused(models):
+    model, params = models[0]
+    with pytest.raises(ValueError, match="the shortlist has the target id 24, but those of the model are below 24"):
+        Translator(model, params, Signs(), shortlist=ShortList({3: np.array([1, 24])}))
+    foreign = flax.struct.dataclass(type("Foreign", (), {"__call__": lambda self, scores_BWV, so_far: scores_BWV}))()
+    with pytest.raises(ValueError, match="must know its columns"):
+        Translator(model, params, Signs(), shortlist=ShortList({}), constraints=(foreign,))
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+TABLE = """\
+the e 0.5
+o \u2581d 0.25
+ck \u2581d 0.75
+
+n \u2581d 0
+e\t\u2581d\t0.75
+NULL \u2581d 0.9
+a NULL 1
+o \u2581d 1e-2
+r \u2581d 0.5
+e zebra 0.5
+"""
+
+
+def test_a_table_is_read_as_marian_reads_it(tmp_path):
+    (tmp_path / "lex").write_text(TABLE, encoding="utf-8")
+    with pytest.warns(UserWarning, match=r"lex:1: the: 2 of 8 lines have words that the tokenizer does not") as told:
+        table = ShortList.read(tmp_path / "lex", processor(), best=3, first=7)
+    assert len(told) == 1 and (table.first, table.shared) == (7, True)
+    ids = pieces_of(processor())
+    best = [ids["ck"], ids["e"], ids["r"]]  # of equals the highest id comes first
+    assert {source: found.tolist() for source, found in table.targets.items()} == {ids["\u2581d"]: best}
+    with gzip.open(tmp_path / "lex.gz", "wb") as file:
+        file.write("o \u2581d 1\n".encode())
+    assert ShortList.read(tmp_path / "lex.gz", processor()).targets[ids["\u2581d"]].tolist() == [ids["o"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"a b 0.5\na b\n", "lex:2: 2 columns, but a line is a target word, a source word and a probability"),
+        (b"a b c 0.5\n", "lex:1: 4 columns"),
+        (b"a b c\n", "lex:1: 'c' is no number"),
+        (b"a b nan\n", "lex:1: 'nan' is not from 0 to 1"),
+        (b"a b 2\n", "lex:1: '2' is not from 0 to 1"),
+        (b"a \xff 1\n", "lex:1: not UTF-8"),
+        (b"", "lex: none of its 0 lines has two words that the tokenizer knows"),
+        (b"x abc 1\n", "lex: none of its 1 lines has two words that the tokenizer knows"),
+        (None, "lex cannot be read: No such file or directory"),
+    ],
+)
+def test_tables_that_cannot_be_are_refused(tmp_path, content, words):
+    if content is not None:
+        (tmp_path / "lex").write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        ShortList.read(tmp_path / "lex", processor())
+    (tmp_path / "lex.gz").write_bytes(b"a b 0.5\n")
+    with pytest.raises(ValueError, match=r"lex.gz cannot be read: Not a gzipped file"):
+        ShortList.read(tmp_path / "lex.gz", processor())

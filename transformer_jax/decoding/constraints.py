@@ -37,7 +37,7 @@ class SoFar(NamedTuple):
     limit_B: Array
     columns: Columns | None = None
 
-    def column(self, ids: ArrayLike) -> Array:
+    def column(self, ids: ArrayLike | Sequence[int]) -> Array:
         """Where the scores of ids stand; past the last one for what is not in a short list."""
         return column_of(self.columns, jnp.asarray(ids, jnp.int32))
 
