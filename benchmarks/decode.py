@@ -4,8 +4,10 @@
 
 A base model of random weights whose end is never likely, so that each output is exactly as long as asked. Every system
 gets the same ids and threads; they run in turns, and a figure is the median of the rounds behind one that warms up.
-Outputs are compared token for token with ours in float32. Needs `pip install -e '.[parity]' ctranslate2`; a system that
-is not installed is left out, and the result says so.
+Outputs are compared token for token with ours in float32. The row with a short list computes the logits of a few random
+words and of those outputs' own, which it gathers once in each run, as a Translator does for each batch; greedy search
+then gives the same, a beam may not, as probabilities are shared among these words alone. Needs `pip install -e
+'.[parity]' ctranslate2`; a system that is not installed is left out, and the result says so.
 """
 
 import dataclasses
@@ -36,7 +38,7 @@ import tyro
 from transformer_jax import SearchOptions, Transformer, TransformerConfig, save_marian
 from transformer_jax.decoding import BeamSearch, GreedySearch
 from transformer_jax.decoding_defaults import DecodingDefaults
-from transformer_jax.pieces import cast_matrices, decode
+from transformer_jax.pieces import ShortLists, cast_matrices, decode
 from transformer_jax.tokenizer import MarianTokenizer
 
 Run = Callable[[int], np.ndarray]  # beams -> the best outputs' ids [B, T], without the start token
@@ -54,8 +56,10 @@ class Options:
     target_tokens: int = 40
     beams: tuple[int, ...] = (1, 4)
     threads: int = 2
+    short_words: int = 400
     systems: tuple[str, ...] = (
         "ours float32",
+        "ours-shortlist float32",
         "ours bfloat16",
         "torch float32",
         "torch bfloat16",
@@ -89,7 +93,7 @@ def make_folder(options: Options, folder: Path) -> np.ndarray:
 # --- systems -----------------------------------------------------------------------------------------------------
 
 
-def ours(options: Options, folder: Path, sources_BS: np.ndarray, dtype: str) -> Run:
+def ours(options: Options, folder: Path, sources_BS: np.ndarray, dtype: str, short: ShortLists | None = None) -> Run:
     model, params = Transformer.from_pretrained(folder, jnp.dtype(dtype))
     params = cast_matrices(params, model.dtype)  # as a Translator does it, once
     c = model.config
@@ -99,9 +103,17 @@ def ours(options: Options, folder: Path, sources_BS: np.ndarray, dtype: str) -> 
     def run(beams: int) -> np.ndarray:
         asked = SearchOptions(options.target_tokens + 1, c.decoder_start_id, c.eos_id, c.pad_id, beams)
         search = GreedySearch(asked) if beams == 1 else BeamSearch(asked)
-        return decode((model,), search, (params,), ids, mask, limit_B)[0][:, 0, 1:]
+        return decode((model,), search, (params,), ids, mask, limit_B, short=short)[0][:, 0, 1:]
 
     return run
+
+
+def ours_with_few_words(options: Options, folder: Path, sources_BS: np.ndarray, dtype: str) -> Run:
+    whole = ours(options, folder, sources_BS, dtype)
+    said = [whole(beams).ravel() for beams in options.beams]
+    others = np.random.default_rng(1).choice(options.vocab_size, options.short_words, replace=False)
+    words = np.unique(np.concatenate([*said, others])).astype(np.int32)
+    return ours(options, folder, sources_BS, dtype, ShortLists(words, jnp.ones((len(sources_BS), len(words)), bool)))
 
 
 def torch(options: Options, folder: Path, sources_BS: np.ndarray, dtype: str) -> Run:
@@ -160,7 +172,7 @@ def ctranslate2(options: Options, folder: Path, sources_BS: np.ndarray, dtype: s
     return run
 
 
-SYSTEMS = {"ours": ours, "torch": torch, "ctranslate2": ctranslate2}
+SYSTEMS = {"ours": ours, "ours-shortlist": ours_with_few_words, "torch": torch, "ctranslate2": ctranslate2}
 
 
 # --- the measurement ---------------------------------------------------------------------------------------------
@@ -173,7 +185,7 @@ def main(options: Options) -> None:
         runs: dict[str, Run] = {}
         for system in options.systems:
             kind, dtype = system.split()
-            if kind != "ours" and importlib.util.find_spec(kind) is None:
+            if not kind.startswith("ours") and importlib.util.find_spec(kind) is None:
                 print(f"{system}: not installed")
                 continue
             runs[system] = SYSTEMS[kind](options, folder, sources_BS, dtype)

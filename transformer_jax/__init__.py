@@ -23,6 +23,7 @@ from transformer_jax.marian_save import save_marian
 from transformer_jax.masks import AttentionMask
 from transformer_jax.positions import LearnedPositions, hierarchical_positions, sinusoidal_positions
 from transformer_jax.seq2seq import DecoderOutput, Transformer, TransformerConfig, TransformerOutput, shift_right
+from transformer_jax.shortlist import ShortList
 from transformer_jax.stack import (
     Decoder,
     DecoderLayer,

@@ -127,7 +127,10 @@ def generate(
     wanted = None if phrases is None else _checked_phrases(phrases, c, len(input_ids), options)
     ids_BT = _generate(model, options, params, input_ids, mask_BS, tuple(constraints), wanted)
     broken = "have scores that are not finite: look for nan or infinity in the parameters"
-    refuse_rows(ids_BT[:, 1] == BROKEN, f"{broken}, or for constraints that leave no token" if constraints else broken)
+    refuse_rows(
+        ids_BT[:, 1] == BROKEN,
+        f"{broken}, or for constraints that leave no token" if constraints or phrases else broken,
+    )
     return ids_BT
 
 

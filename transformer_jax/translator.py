@@ -70,7 +70,7 @@ LONGER = 50  # tokens that an output may have more than its source (Vaswani et a
 
 _NOTHING = (
     "the model gives scores that are not finite: look for nan or infinity in the parameters, or for constraints that "
-    "leave no token"
+    "leave no token, or none of a phrase"
 )
 
 Seed = Annotated[int, Range(0, 2**32 - 1)]

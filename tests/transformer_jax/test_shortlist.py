@@ -158,21 +158,22 @@ def test_a_translator_has_the_words_of_each_source_alone():
     params["final_logits_bias"][1] = -2.0
     table = ShortList({id_: rng.integers(2, 300, 20) for id_ in range(2, 300)}, first=4, shared=True)
     options = {"num_beams": 2, "max_output_length": 12, "batch_size": 2}
-    short = Translator(model, params, Signs(), shortlist=table, constraints=(RepetitionPenalty(2.0),), **options)
+    short = Translator(
+        model, params, Signs(), shortlist=table, constraints=(RepetitionPenalty(2.0), ForcedStart(250)), **options
+    )
     sources = [[77, 5, 200], [31]]
     sentences = [Signs().decode(source) for source in sources]
     together = short.n_best(sentences)
     for source, sentence, found in zip(sources, sentences, together, strict=True):
-        own = {*table.ids([*source, 1], 300).tolist()}
+        own = {*table.ids(source, 300).tolist(), 1, 250}
         forbidden = Forbidden(tuple(sorted({*range(300)} - own)))
         plain = dataclasses.replace(short, shortlist=None, constraints=(forbidden, Renormalized(), *short.constraints))
         expected = plain.n_best([sentence, ""])[0]
         assert [each.ids for each in found] == [each.ids for each in expected] and len({*found[0].ids}) > 3
         np.testing.assert_allclose([each.score for each in found], [each.score for each in expected], rtol=1e-5)
-    drawn = short.sample(sentences, 2, prefixes=["\u4e99", ""])  # which is on no list
-    assert all(
-        each.text.startswith("\u4e99") and {*each.ids[1:]} <= {*table.ids([77, 5, 200, 1], 300)} for each in drawn[0]
-    )
+    drawn = dataclasses.replace(short, constraints=()).sample(sentences, 2, prefixes=[Signs().decode([150]), ""])
+    own = {*table.ids(sources[0], 300).tolist(), 1}
+    assert 150 not in own and all(each.ids[0] == 150 and {*each.ids} <= own | {150} for each in drawn[0])
 
 
 def test_what_does_not_go_with_a_short_list_is_refused(models):
