@@ -1,8 +1,8 @@
 """The Transformer in JAX and Flax: attention, positions, stacks, the encoder-decoder model, losses, decoding.
 
 Letters in array names: B batch, L query or target length, S key or source length, D model width, H heads, K head
-dimension, F feed-forward width, V vocabulary, N layers, W beam, T slots of an output, R rows (B * W), P predictions;
-C counts fused matrices, and candidates of a beam.
+dimension, F feed-forward width, V vocabulary, N layers and columns of a short list, W beam, T slots of an output,
+R rows (B * W), P predictions and tokens of a phrase; C counts fused matrices, candidates of a beam, and phrases.
 """
 
 from transformer_jax.attention import KVCache, MultiHeadAttention, attention_weights, dot_product_attention

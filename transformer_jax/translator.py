@@ -145,6 +145,9 @@ class Translator:
         check_tokenizer(self.tokenizer, self.model.config)
         Devices.of(self.mesh)
         if self.shortlist is not None:
+            require(
+                isinstance(self.shortlist, ShortList), f"shortlist must be a ShortList, not {shown(self.shortlist)}"
+            )
             check_columns(self.constraints)
             self.shortlist.check(self.model.config.target_vocab_size)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.transformer_jax.marian_folders import own_model
@@ -99,6 +99,7 @@ NARROW = SearchOptions(12, START, EOS, PAD, 4, 0.8, False, "paper")
 @pytest.mark.parametrize("score", ["paper", "marian"])
 @settings(deadline=None, max_examples=40, derandomize=True)
 @given(seeds, st.lists(phrase_lists, min_size=B, max_size=B))
+@example(215, [[[2]], [], []])  # where the best hypothesis is not the first
 def test_it_is_the_search_written_down(score, seed, sentences):
     """Every output contains its phrases, sentences without any are searched as ever, none looks at the others."""
     table, options = make_table(seed), NARROW._replace(score=score)
@@ -172,6 +173,7 @@ def test_generate_puts_them_where_it_likes(tiny):
     [
         ([[]], "phrases are of 1 rows, but input_ids of 2"),
         ([[], [[3], []]], r"phrases\[1\]: phrase 1 must be one id or more, not \[\]"),
+        ([[], None], r"phrases\[1\]: give a list of phrases, not None"),
         ([[], [3]], r"phrases\[1\]: phrase 0 must be a list of ids, not 3"),
         ([[], [["a"]]], r"phrases\[1\]: phrase 0 must be one id or more, not \['a'\]"),
         ([[[3, 1]], []], r"phrases\[0\]: phrase 0 has the id 1, which is the end or padding"),

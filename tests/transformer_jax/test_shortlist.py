@@ -156,7 +156,7 @@ def test_a_translator_has_the_words_of_each_source_alone():
     rng = np.random.default_rng(0)
     model, params = own_model(300, final_logits_bias=True)
     params["final_logits_bias"][1] = -2.0
-    table = ShortList({id_: rng.integers(2, 300, 20) for id_ in range(2, 300)}, first=4, shared=True)
+    table = ShortList({id_: rng.integers(2, 300, 20) for id_ in range(2, 300)}, first=1, shared=False)
     options = {"num_beams": 2, "max_output_length": 12, "batch_size": 2}
     short = Translator(
         model, params, Signs(), shortlist=table, constraints=(RepetitionPenalty(2.0), ForcedStart(250)), **options
@@ -178,6 +178,8 @@ def test_a_translator_has_the_words_of_each_source_alone():
 
 def test_what_does_not_go_with_a_short_list_is_refused(models):
     model, params = models[0]
+    with pytest.raises(ValueError, match="shortlist must be a ShortList, not 'lex.gz'"):
+        Translator(model, params, Signs(), shortlist="lex.gz")
     with pytest.raises(ValueError, match="the shortlist has the target id 24, but those of the model are below 24"):
         Translator(model, params, Signs(), shortlist=ShortList({3: np.array([1, 24])}))
     foreign = flax.struct.dataclass(type("Foreign", (), {"__call__": lambda self, scores_BWV, so_far: scores_BWV}))()
@@ -189,7 +191,7 @@ def test_what_does_not_go_with_a_short_list_is_refused(models):
 
 TABLE = """\
 the e 0.5
-o \u2581d 0.25
+o \u2581d 0.9
 ck \u2581d 0.75
 
 n \u2581d 0
@@ -205,14 +207,15 @@ e zebra 0.5
 def test_a_table_is_read_as_marian_reads_it(tmp_path):
     (tmp_path / "lex").write_text(TABLE, encoding="utf-8")
     with pytest.warns(UserWarning, match=r"lex:1: the: 2 of 8 lines have words that the tokenizer does not") as told:
-        table = ShortList.read(tmp_path / "lex", processor(), best=3, first=7)
+        table = ShortList.read(tmp_path / "lex", processor(), best=5, first=7)
     assert len(told) == 1 and (table.first, table.shared) == (7, True)
     ids = pieces_of(processor())
-    best = [ids["ck"], ids["e"], ids["r"]]  # of equals the highest id comes first
+    best = [ids["ck"], ids["e"], ids["r"], ids["o"]]  # of equals the highest id comes first
     assert {source: found.tolist() for source, found in table.targets.items()} == {ids["\u2581d"]: best}
     with gzip.open(tmp_path / "lex.gz", "wb") as file:
-        file.write("o \u2581d 1\n".encode())
-    assert ShortList.read(tmp_path / "lex.gz", processor()).targets[ids["\u2581d"]].tolist() == [ids["o"]]
+        file.write("e \u2581d 0.4\no \u2581d 1\n".encode())
+    short = ShortList.read(tmp_path / "lex.gz", processor(), best=1)
+    assert short.targets[ids["\u2581d"]].tolist() == [ids["o"]] and short.first == 100
 
 
 @pytest.mark.parametrize(

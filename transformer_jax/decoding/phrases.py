@@ -9,7 +9,7 @@ breaks off goes on from the longest beginning of it that the output ends with.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,12 +33,8 @@ class Phrases(NamedTuple):
     @classmethod
     def of(cls, sentences: Sequence[Sequence[Sequence[int]]]) -> "Phrases":
         """Of lists of ids, filled up to powers of two, so that few programs are compiled."""
-        B, most, longest = (
-            len(sentences),
-            max(map(len, sentences)),
-            max(len(ids) for own in sentences for ids in [[], *own]),
-        )
-        C, P = (1 << max(0, size - 1).bit_length() for size in (most, longest))
+        most, longest = max(map(len, sentences)), max((len(ids) for own in sentences for ids in own), default=0)
+        B, C, P = len(sentences), *(1 << max(0, size - 1).bit_length() for size in (most, longest))
         ids_BCP, lengths_BC = np.zeros((B, C, P), np.int32), np.zeros((B, C), np.int32)
         for row, own in enumerate(sentences):
             for i, ids in enumerate(own):
@@ -57,9 +53,9 @@ def check_phrases(phrases: Sequence[Sequence[int]], vocabulary: int, never: Sequ
         ValueError: a phrase is empty or has ids that cannot come, or all have more tokens than there is room for, which
             is not to say that none can overlap. The message is to stand behind the sentence's name.
     """
+    require(_are_several(phrases), f"give a list of phrases, not {shown(phrases)}")
     for i, ids in enumerate(phrases):
-        several = isinstance(ids, Sequence | np.ndarray) and not isinstance(ids, str | bytes)
-        require(several, f"phrase {i} must be a list of ids, not {shown(ids)}")
+        require(_are_several(ids), f"phrase {i} must be a list of ids, not {shown(ids)}")
         integers = all(isinstance(id_, int | np.integer) and not isinstance(id_, bool) for id_ in ids)
         require(len(ids) > 0 and integers, f"phrase {i} must be one id or more, not {shown(ids)}")
         for id_ in ids:
@@ -67,6 +63,10 @@ def check_phrases(phrases: Sequence[Sequence[int]], vocabulary: int, never: Sequ
             require(id_ not in never, f"phrase {i} has the id {id_}, which is the end or padding: it is in no output")
     tokens = sum(map(len, phrases))
     require(tokens <= room, f"{len(phrases)} phrases have {tokens} tokens, but there is room for {room}")
+
+
+def _are_several(x: Any) -> bool:
+    return isinstance(x, Sequence | np.ndarray) and not isinstance(x, str | bytes)
 
 
 class Progress(NamedTuple):
