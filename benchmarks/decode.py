@@ -36,9 +36,9 @@ import sentencepiece
 import tyro
 
 from transformer_jax import SearchOptions, Transformer, TransformerConfig, save_marian
+from transformer_jax.chunks import ShortLists, cast_matrices, decode
 from transformer_jax.decoding import BeamSearch, GreedySearch
 from transformer_jax.decoding_defaults import DecodingDefaults
-from transformer_jax.pieces import ShortLists, cast_matrices, decode
 from transformer_jax.tokenizer import MarianTokenizer
 
 Run = Callable[[int], np.ndarray]  # beams -> the best outputs' ids [B, T], without the start token

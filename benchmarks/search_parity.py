@@ -28,9 +28,9 @@ import tyro
 from rich.progress import track
 
 from transformer_jax import SearchOptions, Transformer
+from transformer_jax.chunks import decode
 from transformer_jax.decoding import BeamSearch, Constraint, GreedySearch
 from transformer_jax.decoding_defaults import constraints_of, read_decoding_defaults
-from transformer_jax.pieces import decode
 from transformer_jax.tokenizer import load_tokenizer
 
 TIE = 1e-5  # of scores a token: two sums of some tens of float32 numbers

@@ -103,7 +103,7 @@ def generate(
         input_ids: source tokens [B, S]; an array, or lists of one length.
         attention_mask: [B, S], 1 or True for tokens; by default everything but the padding token.
         num_beams: W; 1 is greedy search, which takes no account of the penalty.
-        length_penalty, early_stopping, preset: see `SearchOptions`, whose score is named by `preset`.
+        length_penalty, early_stopping, preset: see `SearchOptions`.
         max_length: start and end token included.
         constraints: see `transformer_jax.decoding.constraints`.
         phrases: what each output contains: for each row a list of lists of ids, see `transformer_jax.decoding.phrases`.

@@ -14,7 +14,7 @@ import numpy as np
 
 from transformer_jax.batches import Asked
 from transformer_jax.checks import Id, Size, check_value, printed, require, shown
-from transformer_jax.pieces import ShortLists
+from transformer_jax.chunks import ShortLists
 from transformer_jax.tokenizer import vocabularies
 
 FEWEST = 128  # columns of the logits: the sizes of short lists are this and its doubles

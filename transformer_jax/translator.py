@@ -37,6 +37,7 @@ from transformer_jax.batches import (
     tokens_of,
 )
 from transformer_jax.checks import LARGEST, Id, Range, check_fields, check_value, require, shown
+from transformer_jax.chunks import ShortLists, cast_matrices, decode
 from transformer_jax.decoding import (
     BROKEN,
     Beam,
@@ -59,7 +60,6 @@ from transformer_jax.decoding_defaults import decoding_options
 from transformer_jax.devices import Devices
 from transformer_jax.generation import GREEDY
 from transformer_jax.loading import MORE_FILES, load_models
-from transformer_jax.pieces import ShortLists, cast_matrices, decode
 from transformer_jax.seq2seq import Transformer
 from transformer_jax.shortlist import ShortList, short_lists
 from transformer_jax.texts import checked_texts, progress
@@ -100,7 +100,7 @@ class Translator:
 
     Attributes:
         num_beams: 1 is greedy search.
-        length_penalty, early_stopping, preset: see `SearchOptions`, whose score is named by `preset`.
+        length_penalty, early_stopping, preset: see `SearchOptions`.
         max_length: tokens of a source, its end included; what is longer is cut, with a warning. Outputs have at most 50
             more than their source (Vaswani et al. 2017, section 6.1). Neither has more than a learned table of
             positions has rows.

@@ -64,7 +64,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("options", CASES, ids=lambda o: f"{o.score}-{o.early_stopping}-{o.length_penalty}")
+@pytest.mark.parametrize("options", CASES, ids=lambda o: f"{o.preset}-{o.early_stopping}-{o.length_penalty}")
 @settings(deadline=None, max_examples=40, derandomize=True)
 @given(seeds)
 def test_beam_search_is_the_search_written_down(options, seed):
@@ -122,7 +122,7 @@ def test_sentences_of_a_batch_do_not_touch_each_other():
 
 
 def test_penalties_are_those_of_the_papers():
-    hf, paper = (SearchOptions(9, START, EOS, PAD, length_penalty=0.6, score=score) for score in ("hf", "paper"))
+    hf, paper = (SearchOptions(9, START, EOS, PAD, length_penalty=0.6, preset=preset) for preset in ("hf", "paper"))
     np.testing.assert_allclose(hf.penalty(7), 7**0.6, rtol=1e-6)
     np.testing.assert_allclose(paper.penalty(7), 2**0.6, rtol=1e-6)
     assert paper.penalty(1) == 1.0
@@ -179,7 +179,7 @@ def hugging_face():
     return run
 
 
-HF_CASES = [SearchOptions(9, START, EOS, PAD, num_beams=1), *(case for case in CASES if case.score == "hf")]
+HF_CASES = [SearchOptions(9, START, EOS, PAD, num_beams=1), *(case for case in CASES if case.preset == "hf")]
 
 
 @pytest.mark.parametrize("options", HF_CASES, ids=lambda o: f"{o.num_beams}-{o.early_stopping}-{o.length_penalty}")

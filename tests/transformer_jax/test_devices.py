@@ -6,7 +6,7 @@ import pytest
 
 from tests.transformer_jax.marian_folders import own_model
 from tests.transformer_jax.test_translator import LETTERS, Letters
-from transformer_jax import Translator, pieces
+from transformer_jax import Translator, chunks
 from transformer_jax.attention import KVCache
 from transformer_jax.batches import row_count
 
@@ -17,7 +17,7 @@ def layouts(monkeypatch):
     seen = []
 
     def watch(name, of):
-        run = getattr(pieces, name)
+        run = getattr(chunks, name)
 
         def watched(*args):
             out = run(*args)
@@ -27,7 +27,7 @@ def layouts(monkeypatch):
             seen.append((len(out.limit_B), shards))
             return out
 
-        monkeypatch.setattr(pieces, name, watched)
+        monkeypatch.setattr(chunks, name, watched)
 
     watch("_begin", lambda args, state: (args[5:], state))
     watch("_advance", lambda args, state: state)
@@ -35,8 +35,9 @@ def layouts(monkeypatch):
 
 
 @pytest.mark.parametrize("drawn", [False, True])
-def test_rows_are_split_over_all_devices_of_a_mesh(layouts, drawn):
+def test_rows_are_split_over_all_devices_of_a_mesh(layouts, drawn, monkeypatch):
     """Axes, of which a mesh may have several and of any type, do not matter."""
+    monkeypatch.setattr(chunks, "FEWEST", 1)
     model, params = own_model(10)  # whose outputs are short: rows leave the batch, and caches grow for those that stay
     rng = np.random.default_rng(0)
     sentences = ["".join(rng.choice([*LETTERS], size=n)) for n in rng.integers(1, 12, size=15)]

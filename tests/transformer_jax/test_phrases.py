@@ -102,7 +102,7 @@ NARROW = SearchOptions(12, START, EOS, PAD, 4, 0.8, False, "paper")
 @example(215, [[[2]], [], []])  # where the best hypothesis is not the first
 def test_it_is_the_search_written_down(score, seed, sentences):
     """Every output contains its phrases, sentences without any are searched as ever, none looks at the others."""
-    table, options = make_table(seed), NARROW._replace(score=score)
+    table, options = make_table(seed), NARROW._replace(preset=score)
     ids, scores = search(table, jnp.arange(B), options, padded_phrases(sentences))
     plain = search(table, jnp.arange(B), options)
     for sentence, phrases in enumerate(sentences):

@@ -12,6 +12,7 @@ import pytest
 from tests.transformer_jax.marian_folders import own_model, processor
 from transformer_jax import SearchOptions, Translator
 from transformer_jax.batches import Asked
+from transformer_jax.chunks import ShortLists, decode
 from transformer_jax.decoding import (
     BeamSearch,
     EndAtLimit,
@@ -26,7 +27,6 @@ from transformer_jax.decoding import (
     RepetitionPenalty,
     Sampling,
 )
-from transformer_jax.pieces import ShortLists, decode
 from transformer_jax.shortlist import ShortList, short_lists
 from transformer_jax.tokenizer import pieces_of
 

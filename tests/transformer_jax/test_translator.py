@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.transformer_jax.marian_folders import own_model
-from transformer_jax import SearchOptions, Translator, beam_search, generate, generation, pieces, translator
+from transformer_jax import SearchOptions, Translator, beam_search, chunks, generate, generation, translator
 from transformer_jax.decoding import BeamSearch, Forbidden, Prefix, TopK
 from transformer_jax.texts import TextsCut
 
@@ -35,7 +35,7 @@ def test_batches_are_full_and_the_rows_that_fill_them_are_ends(tiny, calls):
     expected[:, 0] = 1
     expected[0, :2], expected[1, :3], expected[2, :9] = (4, 1), (2, 3, 1), (*range(2, 10), 1)
     np.testing.assert_array_equal(ids, expected)
-    assert options == SearchOptions(128, 0, 1, 0, 4, 0.6, score="paper")
+    assert options == SearchOptions(128, 0, 1, 0, 4, 0.6, preset="paper")
 
 
 def test_options_reach_the_search(tiny, calls):
@@ -67,7 +67,7 @@ def test_a_thousand_sentences_of_all_lengths_compile_few_programs():
     params["final_logits_bias"][1] = -1.0  # outputs of 10 to 110 tokens
     rng = np.random.default_rng(0)
     sentences = ["".join(rng.choice([*LETTERS], size=n)) for n in rng.integers(1, 60, size=1000)]
-    steps = (pieces._begin, pieces._advance, pieces._keep, pieces._lengthen)
+    steps = (chunks._begin, chunks._advance, chunks._keep, chunks._lengthen)
     before = [step._cache_size() for step in steps]
     outputs = Translator(model, params, Letters(), num_beams=2, batch_size=64)(sentences)
     assert len({len(output) for output in outputs}) > 50
@@ -152,15 +152,16 @@ def test_the_shortest_table_of_an_ensemble_is_the_limit(make_transformer, calls)
         Translator(model, params, Letters(), others=((shorter, more),))(["ab" * 40])
 
 
-def test_pieces_in_batches_are_the_whole_search(wordy):
+def test_chunks_are_the_whole_search(wordy, monkeypatch):
     """Sentences that end early leave the batch, caches grow: ids and scores are those of one search."""
+    monkeypatch.setattr(chunks, "FEWEST", 1)
     model, params = wordy
     ids = np.array([[2, 3, 4, 1], [5, 1, 0, 0], [6, 7, 1, 0], [8, 9, 3, 1]])
     limit_B = jnp.array([9, 70, 5, 40])
     search = BeamSearch(SearchOptions(70, 0, 1, 0, 3, 0.6))
     constraints = (Prefix(jnp.array([[2] * 30, [3] * 30, [4] * 30, [5] * 30]), jnp.array([2, 30, 0, 20])),)
     mask = jnp.asarray(ids != 0)
-    found, scores = pieces.decode((model,), search, (params,), jnp.asarray(ids), mask, limit_B, constraints)
+    found, scores = chunks.decode((model,), search, (params,), jnp.asarray(ids), mask, limit_B, constraints)
     state = generation.read_source(model, params, jnp.asarray(ids), mask, 3, 70)
     step = generation.decoder_step(model, params)
     expected, wanted = jax.jit(lambda s: beam_search(step, s, 4, search.options, constraints, limit_B))(state)

@@ -39,7 +39,7 @@ def toy_log_probs(table, sentence):
 
 
 def penalty(length, options):
-    base = (5 + length) / 6 if options.score == "paper" else length
+    base = (5 + length) / 6 if options.preset == "paper" else length
     return base**options.length_penalty
 
 
@@ -60,7 +60,7 @@ def by_score(candidates):
 
 def beam_oracle(log_probs, options, rank=by_score):
     """One sentence; [(score, ids)] of the finished hypotheses, best first. `rank` leaves out what cannot be."""
-    if options.score == "marian":
+    if options.preset == "marian":
         return marian_oracle(log_probs, options, rank)
     W, running, finished = options.num_beams, [(0.0, (options.start_id,))], []
     for generated in range(1, options.max_length):

@@ -101,7 +101,7 @@ class BeamSearch:
         counts_BC = jnp.arange(2 * W)[None, :] < beams.width_B[:, None]  # ranks that may end, or under Marian go on
         width_B = beams.width_B
         ended = self._end(beams, scores_BC, ids_BCT, is_end_BC & counts_BC)
-        if self.options.score == "marian":
+        if self.options.preset == "marian":
             goes_on_BC = counts_BC & ~is_end_BC
             width_B = jnp.sum(goes_on_BC, axis=1, dtype=jnp.int32)
         else:
@@ -191,7 +191,7 @@ class BeamSearch:
         best_B = jnp.max(beams.scores_BW, axis=1)
         running_B = best_B > NEVER / 2
         open_B = was_open_B & running_B & ~beams.is_broken_B & (beams.length < beams.limit_B)
-        if o.score == "marian":
+        if o.preset == "marian":
             return open_B
         all_ended_B = jnp.all(beams.is_ended_BW, axis=1)
         favourable = o.early_stopping == "never" and o.length_penalty > 0

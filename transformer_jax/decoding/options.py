@@ -22,7 +22,7 @@ class SearchOptions(NamedTuple):
 
     Attributes:
         max_length: tokens of an output, its start token and end token included.
-        score: "hf" divides a log-probability by length^length_penalty (Hugging Face's `generate`); "paper" by
+        preset: "hf" divides a log-probability by length^length_penalty (Hugging Face's `generate`); "paper" by
             ((5 + length) / 6)^length_penalty (Wu et al. 2016, equation 14, as Vaswani et al. 2017 use it); "marian" as
             "hf", but the beam stops as Marian's does: it narrows by one with each output that ends, and the search is
             over when none is left, whatever `early_stopping` says. The length counts the end token, not the start
@@ -39,10 +39,10 @@ class SearchOptions(NamedTuple):
     num_beams: Beam = 4
     length_penalty: Penalty = 1.0
     early_stopping: bool | Literal["never"] = False
-    score: Preset = "hf"
+    preset: Preset = "hf"
 
     def penalty(self, length: Array | int) -> Array:
         """What the log-probability of `length` tokens is divided by."""
         length = jnp.asarray(length, jnp.float32)
-        base = (5.0 + length) / 6.0 if self.score == "paper" else length
+        base = (5.0 + length) / 6.0 if self.preset == "paper" else length
         return base**self.length_penalty

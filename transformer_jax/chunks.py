@@ -1,4 +1,4 @@
-"""Decoding of whole batches in pieces, so that sentences that are done cost nothing more: what a `Translator` runs."""
+"""Decoding of whole batches in chunks of tokens, so that sentences that are done cost nothing more."""
 
 import functools
 from collections.abc import Callable
@@ -21,6 +21,7 @@ from transformer_jax.seq2seq import ShortSoftmax, Transformer
 
 CHUNK = 16  # tokens between two looks at which sentences are done
 SLOTS = 32  # positions that a cache begins with
+FEWEST = 8  # rows on a device that are not made fewer: reading the parameters is what a step of so few takes
 
 
 class ShortLists(NamedTuple):
@@ -84,7 +85,7 @@ def decode(
         is_open_B, length = np.asarray(state.is_open_B), int(state.length)
         left, size = int(is_open_B.sum()), len(rows)
         is_done = not left or length >= T
-        while size % (2 * parts) == 0 and left <= size // 2:
+        while size % (2 * parts) == 0 and left <= size // 2 and size > FEWEST * parts:
             size //= 2
         if is_done or size < len(rows):
             ids, scores = search.outputs(state)
