@@ -80,7 +80,10 @@ class PretrainObjective:
 
 
 class TranslateObjective:
-    """Label-smoothed cross entropy of the target tokens, given all before them and the source."""
+    """Label-smoothed cross entropy of the target tokens, given all of their own segment before them and its source.
+
+    A batch is packed, with the names that `Transformer.__call__` has for it; see `train.data.packing`.
+    """
 
     terms: tuple[str, ...] = ("smoothed_loss",)
 
@@ -88,22 +91,23 @@ class TranslateObjective:
         self._model, self._label_smoothing = model, label_smoothing
 
     def prepare(self, batch: Batch, key: Array) -> tuple[Batch, Sums]:
-        tokens = jnp.sum((batch["labels"] != self._model.config.pad_id).astype(jnp.float32))
+        tokens = jnp.sum((batch["decoder_segment_ids"] > 0).astype(jnp.float32))
         return batch, dict.fromkeys(("smoothed_loss", "nll_loss", "accuracy", "tokens"), tokens)
 
     def sums(self, params: Any, batch: Batch, dropout_key: Array | None) -> Sums:
-        c = self._model.config
-        labels_BL = batch["labels"]
-        weights_BL = (labels_BL != c.pad_id).astype(jnp.float32)
+        packed = dict(batch)
+        input_ids, labels_BL = packed.pop("input_ids"), packed.pop("labels")
+        start_id = self._model.config.decoder_start_id
+        begins_BL = packed["decoder_position_ids"] == 0  # each segment; what padding begins with does not count
         out: Any = self._model.apply(
             {"params": params},
-            batch["input_ids"],
-            shift_right(labels_BL, c.decoder_start_id),
-            batch["input_ids"] != c.pad_id,
+            input_ids,
+            jnp.where(begins_BL, start_id, shift_right(labels_BL, start_id)),
+            **packed,
             deterministic=dropout_key is None,
             rngs={} if dropout_key is None else {"dropout": dropout_key},
         )
-        logits_BLV = out.logits
+        logits_BLV, weights_BL = out.logits, (packed["decoder_segment_ids"] > 0).astype(jnp.float32)
         smoothed = cross_entropy(logits_BLV, labels_BL, weights_BL, label_smoothing=self._label_smoothing)
         return {
             "smoothed_loss": smoothed[0],

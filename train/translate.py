@@ -13,8 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from train.architecture import PRESETS, Architecture, Preset
-from train.data.batches import TokenBatches, bucket_lengths
 from train.data.fingerprint import fingerprint_of, fingerprint_of_model
+from train.data.packing import PackedBatches
 from train.data.parallel import Pair, encode_pairs
 from train.errors import InputError, RunError
 from train.loop import (
@@ -127,7 +127,7 @@ def main(config: TranslateConfig) -> None:
         )
         made_for = {
             **fingerprint_of("the run's vocabulary", [[serialized(processor).hex()]]),
-            **fingerprint_of("the number that divides the rows of batches (--mesh, --accumulate)", [[str(parts)]]),
+            **fingerprint_of("the shape of batches (--mesh and --accumulate divide it)", [[str(batches.shape)]]),
             **(fingerprint_of_model(Path(config.model)) if config.model else {}),
         }
         run.begin({**corpus.fingerprint, **made_for})
@@ -162,36 +162,40 @@ def main(config: TranslateConfig) -> None:
 
 
 def batch_notes(
-    config: TranslateConfig, corpus: Corpus, batches: TokenBatches, held_out: TokenBatches, count: int
+    config: TranslateConfig, corpus: Corpus, batches: PackedBatches, held_out: PackedBatches, count: int
 ) -> list[tuple[str, str]]:
     """What the batches are made of, and which pairs are in none."""
     longer = f"pairs longer than --max-length {config.max_length}"
-    used = len(corpus.pairs) - batches.dropped
-    evaluated = sum(len(held_out[k]["labels"]) for k in range(count)) * jax.process_count()
+    rows, *lengths = batches.shape
+    padding = "source {:.1%}, target {:.1%}".format(*batches.padding)
+    evaluated = count / held_out.batches_per_epoch
     scored = min(config.bleu_sentences, len(corpus.held_out))
     return [
-        *left_out("", {longer: batches.dropped, "pairs of each epoch, which fill no batch": batches.left_over}),
+        *left_out("", {longer: batches.dropped}),
         *left_out("held out: ", {f"{longer}; to be scored, their sources are cut": held_out.dropped}),
-        ("batches", f"rows x tokens {batches.shapes}, {batches.batches_per_epoch:,} an epoch of {used:,} pairs"),
+        (
+            "batches",
+            f"{rows} rows of {lengths[0]} source and {lengths[1]} target tokens, of which is padding: {padding}",
+        ),
+        ("epoch", f"{batches.batches_per_epoch:,} batches of all {len(corpus.pairs) - batches.dropped:,} pairs"),
         (
             "evaluation",
-            f"loss on {evaluated:,} of {len(corpus.held_out):,} held-out pairs, greedy BLEU on {scored:,}; "
-            f"in the end beam search on all",
+            f"loss on {evaluated:.0%} of {len(corpus.held_out) - held_out.dropped:,} held-out pairs, greedy BLEU on "
+            f"{scored:,}; in the end beam search on all",
         ),
     ]
 
 
 def make_batches(
     config: TranslateConfig, model: Transformer, processor: Any, pairs: Sequence[Pair], **options: Any
-) -> TokenBatches:
+) -> PackedBatches:
     c = model.config
     sources, targets = encode_pairs(processor, pairs, c.eos_id, c.encoder_start_id)
-    longest = [max(len(s), len(t)) for s, t in zip(sources, targets, strict=True)]
-    return TokenBatches(
+    return PackedBatches(
         sources,
         targets,
         tokens_per_batch=config.batch_size,
-        lengths=bucket_lengths(longest, maximum=config.max_length),
+        max_length=config.max_length,
         pad_id=c.pad_id,
         process_index=jax.process_index(),
         process_count=jax.process_count(),

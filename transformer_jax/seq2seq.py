@@ -304,9 +304,9 @@ class Transformer(Owner):
         """Rows of a table and positions; without `position_ids` those at `where_1L`, all of them below `reach`."""
         c, (batch, length) = self.config, ids_BL.shape
         rows = reach = reach or length
-        if c.positions == "learned":
-            require(reach <= c.max_length, f"{reach} tokens, but the position table has {c.max_length} rows")
         if position_ids is None:
+            fits = c.positions != "learned" or reach <= c.max_length
+            require(fits, f"{reach} tokens, but the position table has {c.max_length} rows")
             position_ids = jnp.arange(length)[None, :] if where_1L is None else where_1L
         else:
             position_ids = as_ids("position_ids", position_ids)

@@ -205,6 +205,9 @@ def test_learned_positions_end_with_their_table(make_transformer):
     model, params = make_transformer(positions="learned", max_length=3)
     with pytest.raises(ValueError, match="4 tokens, but the position table has 3 rows"):
         model.apply({"params": params}, SOURCE, TARGET)
+    again = np.array([[0, 1, 2, 0]])  # a packed row may be longer than the table
+    packed = model.apply({"params": params}, TARGET, TARGET, position_ids=again, decoder_position_ids=again)
+    assert np.isfinite(packed.logits).all()
 
 
 def test_sinusoids_reach_past_the_prepared_length(make_transformer, teacher):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.data.batches import ExampleBatches, iterate
+from train.data.batches import ExampleBatches, bucket_lengths, iterate
 from train.errors import InputError
 
 
@@ -114,3 +114,31 @@ def test_an_error_in_an_example_reaches_the_loop():
     source = ExampleBatches(Broken(5), batch_size=2, seed=0, steps=3)
     with pytest.raises(InputError, match="row 3 is bad"):
         next(iterate(source))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 70), min_size=1, max_size=60),
+    count=st.integers(1, 3),
+    multiple=st.sampled_from([1, 8, 16]),
+    maximum=st.integers(20, 64),
+)
+def test_bucket_lengths_pad_least(lengths, count, multiple, maximum):
+    bounds = bucket_lengths(lengths, count, multiple, maximum=maximum)
+    kept = [length for length in lengths if length <= maximum]
+    assert 1 <= len(bounds) <= count and list(bounds) == sorted(set(bounds)) and bounds[-1] <= maximum
+    assert all(bound % multiple == 0 or bound == maximum for bound in bounds)
+    if not kept:
+        assert bounds == (maximum,)
+        return
+
+    def padded(bounds):
+        return sum(min(bound for bound in bounds if bound >= length) for length in kept)
+
+    possible = [*range(multiple, bounds[-1], multiple), bounds[-1]]
+    assert bounds[-1] - max(kept) < multiple
+    for other in possible:  # any two buckets, and moving one boundary, pad no less
+        if count > 1:
+            assert padded(bounds) <= padded({other, bounds[-1]})
+        for moved in range(len(bounds) - 1):
+            assert padded(bounds) <= padded({*bounds[:moved], other, *bounds[moved + 1 :]})

@@ -1,17 +1,14 @@
-"""Pairs from files and TFDS, the shared vocabulary, and batches by tokens."""
+"""Pairs from files and TFDS, and the shared vocabulary."""
 
 import gzip
-from contextlib import closing
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from train.data import parallel
-from train.data.batches import TokenBatches, bucket_lengths, iterate
 from train.data.cldr_pairs import cldr_pairs
+from train.data.packing import PackedBatches
 from train.data.parallel import (
     EOS_ID,
     encode_pairs,
@@ -180,8 +177,13 @@ def test_vocabulary_sizes_that_the_text_cannot_give(pairs, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_embedded_pairs_give_the_default_vocabulary():
-    assert train_sentencepiece(cldr_pairs()[0], TranslateConfig().vocab_size).processor.vocab_size() == 1200
+def test_the_embedded_pairs_give_the_default_vocabulary_and_full_rows():
+    pairs, default = cldr_pairs()[0], TranslateConfig()
+    processor = train_sentencepiece(pairs, default.vocab_size).processor
+    assert processor.vocab_size() == 1200
+    options = {"tokens_per_batch": default.batch_size, "max_length": default.max_length, "multiple": 8}
+    batches = PackedBatches(*encode_pairs(processor, pairs), **options, seed=0, steps=1)
+    assert max(batches.padding) < 0.03
 
 
 def test_sentences_that_the_vocabulary_is_not_made_from_are_counted(pairs, monkeypatch):
@@ -199,174 +201,11 @@ def test_pairs_without_a_sentence_for_the_vocabulary_are_the_datas_fault(text):
     assert message_of(train_sentencepiece, [(text, text)], 20).startswith("--data: a vocabulary needs sentences")
 
 
-# --- batches -----------------------------------------------------------------------------------------------------
-
-
-def corpus(lengths):
-    """Sources and targets whose tokens tell the example: number n is 2 * n + 2 in sources, 2 * n + 3 in targets."""
-    sources = [[2 * n + 2] * (source - 1) + [EOS_ID] for n, (source, _) in enumerate(lengths)]
-    targets = [[2 * n + 3] * (target - 1) + [EOS_ID] for n, (_, target) in enumerate(lengths)]
-    return sources, targets
-
-
-def examples_of(batch):
-    """The examples of a batch, after a check that source and target of each row are whole and belong together."""
-    numbers = []
-    for source, target in zip(batch["input_ids"], batch["labels"], strict=True):
-        source, target = source[source != 0].tolist(), target[target != 0].tolist()
-        assert source[-1] == target[-1] == EOS_ID and target[0] == source[0] + 1
-        numbers.append((source[0] // 2 - 1, len(source), len(target)))
-    return numbers
-
-
-LENGTHS = st.lists(st.tuples(st.integers(2, 40), st.integers(2, 40)), min_size=8, max_size=120)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    lengths=LENGTHS,
-    bounds=st.sets(st.integers(40, 48) | st.integers(2, 39), min_size=1, max_size=4),
-    tokens=st.integers(1, 400),
-    multiple=st.sampled_from([1, 2, 4]),
-    seed=st.integers(0, 2**32),
-)
-def test_an_epoch_holds_each_example_at_most_once(lengths, bounds, tokens, multiple, seed):
-    bounds = sorted(bounds)
-    sources, targets = corpus(lengths)
-    kept = [n for n, pair in enumerate(lengths) if max(pair) <= bounds[-1]]
-    options = {"tokens_per_batch": tokens, "lengths": bounds, "seed": seed, "multiple": multiple}
-    if len(kept) < multiple or not kept:
-        with pytest.raises(InputError, match=r"^--eval\.data: .*--max-length"):
-            TokenBatches(sources, targets, steps=1, **options, option="--eval.data")
-        return
-    longest = max(max(lengths[n]) for n in kept)
-    needed = multiple * min(bound for bound in bounds if bound >= longest)
-    if tokens < needed:
-        with pytest.raises(InputError, match=rf"^--batch-size {tokens} .*; give {needed} or more"):
-            TokenBatches(sources, targets, steps=1, **options)
-        options["tokens_per_batch"] = tokens = needed
-    batches = TokenBatches(sources, targets, steps=500, **options)
-    n = batches.batches_per_epoch
-    assert n >= 1 and batches.dropped == len(lengths) - len(kept)
-    rows_of = dict((length, rows) for rows, length in batches.shapes)
-    assert len(rows_of) == len(batches.shapes)
-    for epoch in range(2):
-        seen, left = [], dict(rows_of)
-        for k in range(epoch * n, epoch * n + n):
-            batch = batches[k]
-            rows, length = batch["input_ids"].shape
-            assert batch["labels"].shape == (rows, length) and batch["labels"].dtype == np.int32
-            assert rows_of[length] == rows and rows % multiple == 0
-            assert rows * length <= tokens
-            left.pop(length, None)
-            for number, source, target in examples_of(batch):
-                assert (source, target) == lengths[number]
-                seen.append(number)
-        assert not left  # each shape occurs
-        assert len(set(seen)) == len(seen) and set(seen) <= set(kept)
-        assert batches.left_over == len(kept) - len(seen)
-        assert len(kept) - len(seen) <= sum(rows - 1 for rows in rows_of.values())  # the remainders
-
-
-@settings(max_examples=30, deadline=None)
-@given(lengths=LENGTHS, seed=st.integers(0, 1000), order=st.permutations(range(12)))
-def test_any_order_of_access_and_any_number_of_hosts_give_the_same(lengths, seed, order):
-    sources, targets = corpus(lengths)
-    options = {"tokens_per_batch": 192, "lengths": (16, 32, 48), "seed": seed, "steps": 12, "multiple": 4}
-    whole = TokenBatches(sources, targets, **options)
-    expected = [whole[k] for k in range(12)]
-    fresh = TokenBatches(sources, targets, **options)
-    for k in order:
-        np.testing.assert_equal(fresh[k], expected[k])
-    for hosts in (2, 4):
-        parts = [TokenBatches(sources, targets, **options, process_index=p, process_count=hosts) for p in range(hosts)]
-        assert {part.batches_per_epoch for part in parts} == {whole.batches_per_epoch}
-        for k in order[:4]:
-            for key in ("input_ids", "labels"):
-                slices = [part[k][key] for part in parts]
-                assert len({part.shape for part in slices}) == 1
-                np.testing.assert_array_equal(np.concatenate(slices), expected[k][key])
-
-
-def test_epochs_and_seeds_differ_and_threads_change_nothing():
-    sources, targets = corpus([(5 + n % 20, 6 + n % 17) for n in range(200)])
-
-    def make(seed, steps=100):
-        return TokenBatches(sources, targets, tokens_per_batch=200, lengths=(8, 16, 32), seed=seed, steps=steps)
-
-    batches = make(0)
-    n = batches.batches_per_epoch
-    first, second = ([examples_of(batches[k]) for k in range(e * n, e * n + n)] for e in range(2))
-    assert n > 5 and first != second and first != [examples_of(make(1)[k]) for k in range(n)]
-    sizes = [len(batch) for batch in first]
-    assert len(set(sizes)) == 2 and sizes not in (sorted(sizes), sorted(sizes, reverse=True))  # buckets are mixed
-    with closing(iterate(batches, start=3)) as iterator:
-        for k in range(3, 60):
-            np.testing.assert_equal(next(iterator), batches[k])
-    for k in (100, -1):
-        with pytest.raises(IndexError):
-            batches[k]
-
-
-def test_small_buckets_are_merged_upward_and_the_last_one_shrinks():
-    # Two of length 4 (8 rows would fit): they wait for the longer ones. Three of length 16 are fewer than 4 rows.
-    sources, targets = corpus([(4, 4)] * 2 + [(8, 7)] * 6 + [(16, 3)] * 3)
-    options = {"lengths": (4, 8, 16), "seed": 0, "steps": 9}
-    batches = TokenBatches(sources, targets, tokens_per_batch=64, **options)
-    assert batches.shapes == [(8, 8), (3, 16)] and batches.batches_per_epoch == 2
-    # Three are fewer than four shards need: those of length 8 join them, and one of eleven and three is left out.
-    batches = TokenBatches(sources, targets, tokens_per_batch=64, multiple=4, **options)
-    assert batches.shapes == [(4, 16)] and batches.batches_per_epoch == 2 and batches.left_over == 3
-    for size in (1, 63):
-        assert "give 64 or more" in message_of(
-            TokenBatches, sources, targets, tokens_per_batch=size, multiple=4, **options
-        )
-    with pytest.raises(ValueError, match="multiple of the 2 processes"):
-        TokenBatches(sources, targets, tokens_per_batch=64, **options, process_count=2)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    lengths=st.lists(st.integers(1, 70), min_size=1, max_size=60),
-    count=st.integers(1, 3),
-    multiple=st.sampled_from([1, 8, 16]),
-    maximum=st.integers(20, 64),
-)
-def test_bucket_lengths_pad_least(lengths, count, multiple, maximum):
-    bounds = bucket_lengths(lengths, count, multiple, maximum=maximum)
-    kept = [length for length in lengths if length <= maximum]
-    assert 1 <= len(bounds) <= count and list(bounds) == sorted(set(bounds)) and bounds[-1] <= maximum
-    assert all(bound % multiple == 0 or bound == maximum for bound in bounds)
-    if not kept:
-        assert bounds == (maximum,)
-        return
-
-    def padded(bounds):
-        return sum(min(bound for bound in bounds if bound >= length) for length in kept)
-
-    possible = [*range(multiple, bounds[-1], multiple), bounds[-1]]
-    assert bounds[-1] - max(kept) < multiple
-    for other in possible:  # any two buckets, and moving one boundary, pad no less
-        if count > 1:
-            assert padded(bounds) <= padded({other, bounds[-1]})
-        for moved in range(len(bounds) - 1):
-            assert padded(bounds) <= padded({*bounds[:moved], other, *bounds[moved + 1 :]})
-
-
 def test_tatoeba_pairs(shared_data):
     pairs = read_pairs([str(shared_data / "tatoeba_en_de" / "train.tsv.gz")])
     assert len(pairs) == 163_360 and ("You'll do whatever I say.", "Du wirst tun, was ich sage.") in pairs
     sources, targets = encode_pairs(train_sentencepiece(pairs[:20_000], 2000).processor, pairs[:20_000])
-    longest = [max(len(s), len(t)) for s, t in zip(sources, targets, strict=True)]
-    batches = TokenBatches(
-        sources,
-        targets,
-        tokens_per_batch=4096,
-        lengths=bucket_lengths(longest, maximum=64),
-        seed=0,
-        steps=50,
-        multiple=8,
-    )
+    batches = PackedBatches(sources, targets, tokens_per_batch=4096, max_length=64, seed=0, steps=50, multiple=8)
     labels = [batches[k]["labels"] for k in range(50)]
     assert all(3500 <= ids.size <= 4096 for ids in labels)
-    assert np.mean([np.mean(ids != 0) for ids in labels]) > 0.6
+    assert np.mean([np.mean(ids != 0) for ids in labels]) > 0.95
