@@ -27,7 +27,8 @@ class Checkpoints:
     """The checkpoints of one run under `folder`; every process of the run makes the same calls.
 
     Kept are the `keep_latest` newest that were due, the newest of all and, where `best_metric` names one of the metrics
-    given to `save`, the one with its least (`best_mode="min"`) or greatest value. Opening removes what a killed run
+    given to `save`, the one with its least (`best_mode="min"`) or greatest value; with `keep_up_to_best` as many that
+    were due up to that one. Opening removes what a killed run
     left half-written. A checkpoint that is not what was written is never used and never deleted: it is renamed to
     `<step>.damaged`, and `say` is given one line about it.
 
@@ -42,12 +43,14 @@ class Checkpoints:
         keep_latest: int,
         best_metric: str | None = None,
         best_mode: Literal["min", "max"] = "min",
+        keep_up_to_best: bool = False,
         say: Callable[[str], None] = warn,
     ) -> None:
         if keep_latest < 1:
             raise InputError(f"checkpoints to keep: {keep_latest} would leave nothing to continue from; give 1 or more")
         self._folder = Path(folder).absolute()
         self._keep_latest, self._best_metric, self._best_mode, self._say = keep_latest, best_metric, best_mode, say
+        self._keep_up_to_best = keep_up_to_best
         self._saving: tuple[int, Future[Seal]] | None = None
         self._worker = ThreadPoolExecutor(1, "checkpoints")
         self._seals: dict[int, Seal] = {}
@@ -170,7 +173,9 @@ class Checkpoints:
         return storage.load(self._folder / str(step), abstract_state)
 
     def restore_params(self, step: int) -> dict[str, Any]:
-        """The parameters saved as `step`, as nested dicts of NumPy arrays on the host; nothing else is loaded.
+        """What `TrainState.evaluated` was at `step`, as nested dicts of NumPy arrays on the host.
+
+        Nothing else is loaded.
 
         Raises:
             InputError: there is no such step, or it is damaged.
@@ -225,8 +230,11 @@ class Checkpoints:
         )
 
     def _tidy(self) -> None:
-        due = [step for step in sorted(self._seals) if not self._seals[step].interim]
-        for step in self._seals.keys() - {*due[-self._keep_latest :], max(self._seals), self._best()}:
+        due, best = [step for step in sorted(self._seals) if not self._seals[step].interim], self._best()
+        kept = {*due[-self._keep_latest :], max(self._seals), best}
+        if self._keep_up_to_best and best is not None:
+            kept.update([step for step in due if step <= best][-self._keep_latest :])
+        for step in self._seals.keys() - kept:
             del self._seals[step]
             if jax.process_index() == 0:
                 self._remove(step)

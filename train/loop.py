@@ -54,7 +54,8 @@ class EvalConfig:
     every: Every = 500
     """Steps between evaluations; None: once in an epoch. There is always one at the end."""
     patience: Annotated[int | None, Range(1, LARGEST)] = None
-    """Evaluations in a row without a better one after which the run ends; by default it goes to its last step."""
+    """Evaluations in a row without a better one (one as good is none) after which the run ends; by default it goes to
+    its last step."""
     data: tuple[str, ...] = ()
     """Held-out data, given like --data; by default a part of --data is held out."""
 
@@ -66,7 +67,7 @@ class CheckpointConfig:
     every: Every = 500
     """Steps between checkpoints; None: once in an epoch. There is always one at the end."""
     keep: Count = 2
-    """How many of the latest checkpoints stay; the best one stays too."""
+    """How many of the latest checkpoints stay; the best one stays too, with --eval.patience as many up to it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +188,11 @@ def open_checkpoints(
 ) -> Checkpoints:
     """The checkpoints of a run."""
     return Checkpoints(
-        config.run / "checkpoints", keep_latest=config.checkpoint.keep, best_metric=best, best_mode=best_mode
+        config.run / "checkpoints",
+        keep_latest=config.checkpoint.keep,
+        best_metric=best,
+        best_mode=best_mode,
+        keep_up_to_best=config.eval.patience is not None,
     )
 
 
@@ -233,7 +238,7 @@ def _train(
                 evaluation: dict[str, Any] = {}
                 if stop.asked is None and (last or (step and due(step, config.eval.every))):
                     meter.flush()
-                    evaluation = task.evaluate(state.params)
+                    evaluation = task.evaluate(state.evaluated)
                     report.evaluation(step, evaluation)
                 stopped = stop.asked is not None
                 # The checkpoint that the run goes on from is there already; all it can lack is its evaluation.

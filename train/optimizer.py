@@ -1,13 +1,14 @@
 """Learning-rate schedules and optax chains: adamw, lamb, adafactor and muon behind one configuration.
 
 Every optimizer ends in the same two links, decoupled weight decay on kernels and embedding tables and then the
-learning rate, so `learning_rate` and `weight_decay` mean the same whatever its name.
+learning rate, so `learning_rate` and `weight_decay` mean the same whatever its name. Around all of them may be a moving
+average of the parameters that they make.
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +48,8 @@ class OptimizerConfig:
     """Largest global norm of the gradients; 0 switches clipping off."""
     layer_decay: Annotated[float, Range(0, 1, open_low=True)] = 1.0
     """Factor between the learning rates of a layer and of the one above it, embeddings lowest."""
+    ema: Annotated[float | None, Range(0, 1, open_low=True, open_high=True)] = None
+    """Decay of a moving average of the parameters, such as 0.999, which is what is evaluated and exported then."""
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -128,7 +131,35 @@ def make_optimizer(config: OptimizerConfig, steps: int, params_shapes: Any) -> o
     links.append(optimizer)
     if config.layer_decay != 1.0:
         links.append(_layer_decay(config.layer_decay, params_shapes))
-    return optax.chain(*links) if len(links) > 1 else optimizer
+    made = optax.chain(*links) if len(links) > 1 else optimizer
+    return made if config.ema is None else _with_average(made, config.ema)
+
+
+class Averaged(NamedTuple):
+    """The state of an optimizer that averages the parameters: its own, the weights' sum (float32), and the average."""
+
+    optimizer: Any
+    weight: Any
+    average: Any
+
+
+def _with_average(optimizer: optax.GradientTransformation, decay: float) -> optax.GradientTransformation:
+    """Averages the parameters after each update, those of t updates ago with a weight of `decay` to the power of t.
+
+    Those that training starts from have none: after one update the average is what that has made.
+    """
+
+    def init_fn(params: Any) -> Averaged:
+        return Averaged(optimizer.init(params), jnp.zeros(()), params)
+
+    def update_fn(updates: Any, state: Averaged, params: Any = None) -> tuple[Any, Averaged]:
+        updates, inner = optimizer.update(updates, state.optimizer, params)
+        weight = decay * state.weight + (1 - decay)
+        new = optax.apply_updates(params, updates)
+        average = jax.tree.map(lambda old, x: old + (1 - decay) / weight * (x - old), state.average, new)
+        return updates, Averaged(inner, weight, average)
+
+    return optax.GradientTransformation(init_fn, update_fn)
 
 
 def _layer_decay(decay: float, params_shapes: Any) -> optax.GradientTransformation:

@@ -121,7 +121,7 @@ def main(config: PretrainConfig) -> None:
         task = Task("pretrain", model, (ids,), objective, batches, evaluate_held_out, "eval/mlm_loss", params)
         epoch = max(1, len(data.examples) // config.batch_size)
         state, row = train(task, per_epoch(config, epoch), mesh)
-        finish(config, model, tokenizer, state.params, corpus.held_out, row)
+        finish(config, model, tokenizer, state.evaluated, corpus.held_out, row)
 
 
 # --- data --------------------------------------------------------------------------------------------------------

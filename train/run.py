@@ -28,7 +28,7 @@ from transformer_jax.checks import check_value, printed, shown
 # What may differ when a run goes on: where it runs and how it is watched and scored, never what it computes.
 FREE = (
     "run", "mesh", "log", "distributed", "remat", "max_bad_steps", "eval.every", "eval.patience", "checkpoint",
-    "average", "bleu_sentences", "epochs", "seeds",
+    "average", "best", "bleu_sentences", "epochs", "seeds",
 )  # fmt: skip
 # What may differ as far as the learning rates of the updates that were made stay what they were.
 SCHEDULE = (

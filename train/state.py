@@ -12,6 +12,7 @@ import optax
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from train.optimizer import Averaged
 from train.sharding import RULES, parameter_shardings, state_shardings
 from transformer_jax import logical_axes
 
@@ -26,6 +27,11 @@ class TrainState(NamedTuple):
     skipped: Any
     params: Any
     opt_state: Any
+
+    @property
+    def evaluated(self) -> Any:
+        """The parameters to evaluate and to export: their moving average, if the optimizer keeps one."""
+        return self.opt_state.average if isinstance(self.opt_state, Averaged) else self.params
 
 
 class Objective(Protocol):

@@ -16,6 +16,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from train.errors import InputError
+from train.optimizer import Averaged
 
 
 def start_saving(folder: Path, state: Any, data: Any) -> ocp.AsyncResponse[None]:
@@ -48,14 +49,19 @@ def load(folder: Path, abstract_state: Any) -> tuple[Any, Any]:
 
 
 def load_params(folder: Path) -> dict[str, Any]:
-    """The parameters as nested dicts of NumPy arrays on the host; nothing else is loaded."""
+    """The parameters to evaluate, as nested dicts of NumPy arrays on the host: their average, if one was kept."""
     _silence()
     context = _context()
     context.pytree.loading.partial_load = True
     with context:
-        saved = ocp.checkpointables_metadata(folder).metadata["state"]["params"]
-        abstract = {"params": jax.tree.map(lambda _: np.ndarray, saved)}
-        return ocp.load_checkpointables(folder, {"state": abstract})["state"]["params"]
+        saved = ocp.checkpointables_metadata(folder).metadata["state"]
+        wanted = {"params": saved["params"]}
+        optimizer = saved.get("opt_state")
+        if isinstance(optimizer, dict) and optimizer.keys() == set(Averaged._fields):
+            wanted = {"opt_state": {"average": optimizer["average"]}}
+        abstract = jax.tree.map(lambda _: np.ndarray, wanted)
+        (loaded,) = ocp.load_checkpointables(folder, {"state": abstract})["state"].values()
+        return loaded.get("average", loaded)
 
 
 def system_reason(error: BaseException | None) -> str | None:

@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,11 @@ class TranslateConfig(JobConfig):
     label_smoothing: Share = 0.1
     """Share of the target's weight that is spread over the vocabulary."""
     average: Count = 5
-    """Checkpoints that are averaged into the exported model."""
+    """Checkpoints that are averaged into the exported model: the last ones, with --eval.patience those up to the best.
+    With --optimizer.ema they hold moving averages, and these are averaged."""
+    best: Literal["nll_loss", "bleu"] = "nll_loss"
+    """Which checkpoint is the best one, and whether an evaluation is better (--eval.patience): by the least held-out
+    loss, or by the greatest BLEU."""
     held_out: Count = 1000
     """Pairs that are held out of --data without --eval.data."""
     bleu_sentences: Count = 200
@@ -152,7 +156,8 @@ def main(config: TranslateConfig) -> None:
 
         ids = jax.ShapeDtypeStruct((row_shards(mesh), 8), jnp.int32)
         params = start and (stack_layers(start.params) if config.scan_layers else start.params)
-        task = Task("translate", model, (ids, ids), objective, batches, evaluate_held_out, "eval/nll_loss", params)
+        best, mode = judge_of(config)
+        task = Task("translate", model, (ids, ids), objective, batches, evaluate_held_out, best, params, mode)
         state, row = train(task, config, mesh)
         finish(config, model, processor, corpus.held_out, int(state.step), mesh.local_mesh)
         say_verdict(row["eval/nll_loss"], model.config.vocab_size)
@@ -240,19 +245,33 @@ def translations_of(translator: Translator, sources: Sequence[str]) -> list[str]
 # --- the end of a run --------------------------------------------------------------------------------------------
 
 
-def finish(
-    config: TranslateConfig, model: Transformer, processor: Any, held_out: Sequence[Pair], last_step: int, mesh: Mesh
-) -> None:
-    """Averages, exports, scores with the paper's beam search, and shows ten translations."""
-    with open_checkpoints(config, "eval/nll_loss") as checkpoints:
+def judge_of(config: TranslateConfig) -> tuple[str, Literal["min", "max"]]:
+    """The name in an evaluation's row that --best is about, and whether its least or greatest value is the best."""
+    return f"eval/{config.best}", "max" if config.best == "bleu" else "min"
+
+
+def average_checkpoints(config: TranslateConfig, last_step: int) -> tuple[list[int], Any]:
+    """The steps of the checkpoints that --average is about, and the mean of their parameters.
+
+    A run with --eval.patience goes on behind its best step until it is sure: what it found out there does not count.
+    """
+    with open_checkpoints(config, *judge_of(config)) as checkpoints:
+        last = (checkpoints.best_step() if config.eval.patience else None) or last_step
         # The best one is kept longer than that.
-        since = last_step - config.average * (config.checkpoint.every or config.steps)
-        latest = [step for step in checkpoints.regular_steps() if step > since][-config.average :]
+        since = last - config.average * (config.checkpoint.every or config.steps)
+        latest = [step for step in checkpoints.regular_steps() if since < step <= last][-config.average :]
         steps = checkpoints.intact(latest)
         if not steps:
             raise RunError(f"no checkpoint in {config.run} is intact: the same command makes them again")
         trees = [checkpoints.restore_params(step) for step in steps]
-    params = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0, dtype=np.float64).astype(np.float32), *trees)
+    return steps, jax.tree.map(lambda *leaves: np.mean(leaves, axis=0, dtype=np.float64).astype(np.float32), *trees)
+
+
+def finish(
+    config: TranslateConfig, model: Transformer, processor: Any, held_out: Sequence[Pair], last_step: int, mesh: Mesh
+) -> None:
+    """Averages, exports, scores with the paper's beam search, and shows ten translations."""
+    steps, params = average_checkpoints(config, last_step)
     if jax.process_index():
         return
     with exporting(config.run) as folder:

@@ -12,6 +12,7 @@ import safetensors.numpy
 
 from bert_jax import BertConfig, BertForMaskedLM, BertTokenizer, warm_start
 from train.__main__ import run
+from train.checkpoint import Checkpoints
 from train.pretrain import PretrainConfig, make_model
 from train.translate import learning_rate_of
 from train.translate_start import load_start
@@ -38,7 +39,7 @@ def book(tmp_path_factory):
     """A run on one book alone."""
     folder = tmp_path_factory.mktemp("book")
     (folder / "book.txt").write_text(BOOK)
-    command = ["pretrain", "--data", str(folder / "book.txt"), "--vocab-size", "80", *SHORT]
+    command = ["pretrain", "--data", str(folder / "book.txt"), "--vocab-size", "80", *SHORT, "--optimizer.ema", "0.9"]
     assert go(folder / "run", *command) == 0
     return folder, command
 
@@ -51,6 +52,18 @@ def test_one_book_alone_trains_without_next_sentences(book, capsys):
     assert "held out" in said and "vocabulary" in said and "examples" in said
     assert json.loads((folder / "run" / "export" / "config.json").read_text())["architectures"] == ["BertForMaskedLM"]
     assert (folder / "run" / "tokenizer" / "vocab.txt").exists()
+
+
+def test_the_average_of_parameters_is_exported(book):
+    folder, _ = book
+    with Checkpoints(folder / "run" / "checkpoints", keep_latest=2) as checkpoints:
+        one, two = (
+            flax.traverse_util.flatten_dict(checkpoints.restore_params(step), sep=".") for step in checkpoints.steps()
+        )
+    exported = weights(folder / "run")["bert.encoder.layer.0.intermediate.dense.weight"]
+    name = "bert.encoder.layer_0.mlp.up.kernel"
+    np.testing.assert_array_equal(exported.T, two[name])
+    assert (one[name] != two[name]).any()
 
 
 def test_positions_of_a_new_model_begin_as_large_sinusoids(book):
@@ -137,14 +150,18 @@ def test_what_translation_leaves_out_is_said(pairs, capsys):
     ).read_bytes()
 
 
-def test_a_translation_that_ends_early_averages_what_it_has(pairs, tmp_path, capsys):
+def test_a_translation_that_ends_early_exports_what_was_best(pairs, tmp_path, capsys):
     _, command = pairs
     many = ["--steps", "400", "--average", "2", "--checkpoint.keep", "2", "--optimizer.learning-rate", "1e-30"]
-    assert go(tmp_path / "run", *command, *many, "--eval.patience", "2") == 0
+    assert go(tmp_path / "run", *command, *many, "--eval.patience", "2", "--best", "bleu", "--optimizer.ema", "0.5") == 0
     said = capsys.readouterr().out
-    (ended,) = re.findall(r"ends at step (\d+): eval/nll_loss", said)
-    assert int(ended) < 20 and f"average of the checkpoints at steps {int(ended) - 1}, {ended};" in said
-    assert (tmp_path / "run" / "export" / "model.safetensors").exists()
+    (ended,) = re.findall(r"ends at step (\d+): eval/bleu", said)
+    assert ended == "3" and "average of the checkpoints at steps 1 (1 of --average 2);" in said  # all are as good
+    with Checkpoints(tmp_path / "run" / "checkpoints", keep_latest=2) as checkpoints:
+        assert checkpoints.steps() == [1, 2, 3]
+        average = flax.traverse_util.flatten_dict(checkpoints.restore_params(1), sep=".")
+    for name, tensor in weights(tmp_path / "run").items():
+        np.testing.assert_array_equal(tensor, average[name], err_msg=name)
 
 
 def test_translation_goes_on_from_an_export(pairs, tmp_path):

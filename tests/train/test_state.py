@@ -58,11 +58,18 @@ def translation(dropout=0.1, dtype=jnp.float32):
     model = Transformer(config, dtype)
     rng = np.random.default_rng(1)
 
-    def rows():
-        lengths = rng.integers(3, LENGTH + 1, ROWS)[:, None]
-        return np.where(np.arange(LENGTH) < lengths, rng.integers(2, VOCAB, (ROWS, LENGTH)), 0).astype(np.int32)
+    def side(ids, prefix):
+        """Rows of two segments, some of them without any token of the second."""
+        cut, end = rng.integers(3, LENGTH - 3, (ROWS, 1)), rng.integers(3, LENGTH + 1, (ROWS, 1))
+        second, real = np.arange(LENGTH) >= cut, np.arange(LENGTH) < end
+        arrays = {
+            ids: rng.integers(2, VOCAB, (ROWS, LENGTH)),
+            f"{prefix}segment_ids": 1 + second,
+            f"{prefix}position_ids": np.arange(LENGTH) - second * cut,
+        }
+        return {name: np.where(real, array, 0).astype(np.int32) for name, array in arrays.items()}
 
-    batches = [{"input_ids": rows(), "labels": rows()} for _ in range(STEPS)]
+    batches = [side("input_ids", "") | side("labels", "decoder_") for _ in range(STEPS)]
     return model, 2, TranslateObjective(model, label_smoothing=0.1), batches
 
 
