@@ -153,7 +153,8 @@ def test_what_translation_leaves_out_is_said(pairs, capsys):
 def test_a_translation_that_ends_early_exports_what_was_best(pairs, tmp_path, capsys):
     _, command = pairs
     many = ["--steps", "400", "--average", "2", "--checkpoint.keep", "2", "--optimizer.learning-rate", "1e-30"]
-    assert go(tmp_path / "run", *command, *many, "--eval.patience", "2", "--best", "bleu", "--optimizer.ema", "0.5") == 0
+    judged = ["--eval.patience", "2", "--best", "bleu", "--optimizer.ema", "0.5"]
+    assert go(tmp_path / "run", *command, *many, *judged) == 0
     said = capsys.readouterr().out
     (ended,) = re.findall(r"ends at step (\d+): eval/bleu", said)
     assert ended == "3" and "average of the checkpoints at steps 1 (1 of --average 2);" in said  # all are as good

@@ -9,9 +9,9 @@ import numpy as np
 from train.data.batches import Batch
 from train.errors import InputError
 
-# Lengths of rows are multiples of it, where there is a choice, ...
+# Lengths of rows are multiples of it and, from longest sentences of 256 tokens on, of greater powers of 2 ...
 _UNIT = 4
-# ... and at most so many times the longest sentence.
+# ... where there is a choice, and at most so many times the longest sentence.
 _LONGEST = 8
 # In rows of so many tokens attention is as dear as everything else. It is 6 times the width or so of a model; this is
 # for those of some hundreds.
@@ -107,7 +107,7 @@ class PackedBatches:
                 f"them; give {multiple * widest} or more, or lower --max-length"
             )
         cells_C2, self._cell, count_C = _count(lengths_N2)
-        self._rows = rows = choose_rows(lengths_N2, cells_C2, count_C, tokens_per_batch, multiple)
+        rows = choose_rows(lengths_N2, cells_C2, count_C, tokens_per_batch, multiple)
         self.batches_per_epoch, size = _split(len(rows.counts), tokens_per_batch // rows.target_length, multiple)
         self.shape = size, rows.source_length, rows.target_length
         positions = self.batches_per_epoch * size * np.array(self.shape[1:])
@@ -197,10 +197,11 @@ def choose_rows(
     totals_2, longest_2 = lengths_N2.sum(0), lengths_N2.max(0).tolist()
     most = tokens_per_batch // multiple
     last = max(longest_2[1], min(most, _LONGEST * max(longest_2)))
+    unit = max(_UNIT, 2 ** (max(longest_2).bit_length() - 6))
     shapes: list[tuple[float, float, int, int]] = []  # what all costs if no row has a gap, the price of a position, ...
-    for target in range(min(_up(longest_2[1]), most), last + 1, _UNIT):
+    for target in range(min(_up(longest_2[1], unit), most), last + 1, unit):
         even = target * totals_2[0] / totals_2[1]
-        for source in {max(longest_2[0], _up(even) - _UNIT), max(_up(longest_2[0]), _up(even))}:
+        for source in {max(longest_2[0], _up(even, unit) - unit), _up(max(longest_2[0], even), unit)}:
             price = (1 + (source + target) / 2 / _DEAR) / (most // target * target / most) ** _FULLNESS
             rows = max(totals_2[0] / source, totals_2[1] / target)
             shapes.append((price * rows * (source + target), price, source, target))
@@ -280,5 +281,5 @@ def _count(lengths_N2: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.stack(np.divmod(keys_C, base), axis=1), cell_N.astype(np.uint32), count_C
 
 
-def _up(length: float) -> int:
-    return int(-(-length // _UNIT)) * _UNIT
+def _up(length: float, unit: int) -> int:
+    return int(-(-length // unit)) * unit

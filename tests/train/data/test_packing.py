@@ -144,7 +144,8 @@ def test_epochs_and_seeds_differ_and_threads_change_nothing():
 
 
 @pytest.mark.parametrize(
-    ("median", "ratio", "tokens"), [(24, 1.1, 25_000), (24, 1.1, 4096), (9, 1.0, 2048), (15, 0.6, 4096), (12, 3.0, 8192)]
+    ("median", "ratio", "tokens"),
+    [(24, 1.1, 25_000), (24, 1.1, 4096), (9, 1.0, 2048), (15, 0.6, 4096), (12, 3.0, 8192)],
 )
 def test_hardly_anything_is_padding(median, ratio, tokens):
     rng = np.random.default_rng(0)
@@ -169,7 +170,8 @@ def one_at_a_time(lengths, room):
             fits = [pair for pair in left if pair[0] <= rest[0] and pair[1] <= rest[1]]
             if not fits:
                 break
-            row.append(min(fits, key=lambda pair: sum((a - b) ** 2 for a, b in zip(share(rest), share(pair)))))
+            room_left = np.array(share(rest))
+            row.append(min(fits, key=lambda pair: np.square(room_left - share(pair)).sum()))
             left.remove(row[-1])
         rows.append(tuple(row))
     return rows
