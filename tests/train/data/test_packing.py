@@ -133,6 +133,8 @@ def test_epochs_and_seeds_differ_and_threads_change_nothing():
         return set(row)
 
     assert company(first) != company(second)
+    rows = [[[tuple(lengths) for _, _, *lengths in batch] for batch in epoch] for epoch in (first, second)]
+    assert rows[0] != rows[1]  # and which lengths are in which batch
     with closing(iterate(batches, start=3)) as iterator:
         for k in range(3, 60):
             np.testing.assert_equal(next(iterator), batches[k])
