@@ -95,7 +95,7 @@ class TranslateObjective:
         return batch, dict.fromkeys(("smoothed_loss", "nll_loss", "accuracy", "tokens"), tokens)
 
     def sums(self, params: Any, batch: Batch, dropout_key: Array | None) -> Sums:
-        packed = dict(batch)
+        packed: dict[str, Any] = dict(batch)
         input_ids, labels_BL = packed.pop("input_ids"), packed.pop("labels")
         start_id = self._model.config.decoder_start_id
         begins_BL = packed["decoder_position_ids"] == 0  # each segment; what padding begins with does not count

@@ -131,7 +131,7 @@ class PackedBatches:
         rows = order[first : first + local]
         counts = self._counts[rows]
         chosen = examples[_ranges(self._starts[rows], counts)]
-        batch = {}
+        batch: Batch = {}
         for side, length, ids, prefix in zip(
             self._sides, self.shape[1:], ("input_ids", "labels"), ("", "decoder_"), strict=True
         ):
