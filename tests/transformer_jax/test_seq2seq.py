@@ -205,7 +205,7 @@ def test_learned_positions_end_with_their_table(make_transformer):
     model, params = make_transformer(positions="learned", max_length=3)
     with pytest.raises(ValueError, match="4 tokens, but the position table has 3 rows"):
         model.apply({"params": params}, SOURCE, TARGET)
-    again = np.array([[0, 1, 2, 0]])  # a packed row may be longer than the table
+    again = np.array([[0, 1, 2, 0, 1]])  # a packed row may be longer than the table
     packed = model.apply({"params": params}, TARGET, TARGET, position_ids=again, decoder_position_ids=again)
     assert np.isfinite(packed.logits).all()
 
