@@ -30,7 +30,7 @@ def folder(tmp_path):
     (tmp_path / "source.txt").write_text("one\ntwo\n")
     (tmp_path / "target.txt").write_text("eins\n")
     (tmp_path / "bad.jsonl").write_text('{"text": "A good record. And one more."}\n{"txt": 1}\n')
-    (tmp_path / "few.tsv").write_text("one sentence\tein Satz\n")
+    (tmp_path / "long.tsv").write_text("one sentence " * 99 + "\tein Satz\n")
     (tmp_path / "a_file").write_text("x")
     other = tmp_path / "other"
     other.mkdir()
@@ -105,7 +105,7 @@ WRONG = [
     ("pretrain --optimizer.decay-steps 5", ["--optimizer.decay-steps 5", "warmup-stable-decay"]),
     ("pretrain --optimizer.learning-rate inf", ["--optimizer.learning-rate", "inf"]),
     ("pretrain --data {f}/text.txt --eval.data {f}/empty.txt", ["--eval.data", "empty.txt"]),
-    ("translate --data {f}/pairs.tsv --vocab-size 36 --batch-size 1024 --eval.data {f}/few.tsv", ["--eval.data"]),
+    ("translate --data {f}/pairs.tsv --vocab-size 36 --batch-size 1024 --eval.data {f}/long.tsv", ["--eval.data"]),
     *[(f"finetune --epochs {value}", ["--epochs", value]) for value in ("0", "-1", "nan", "x")],
     *[(f"finetune --seeds {value}", ["--seeds", value]) for value in ("0", "1001")],
     ("finetune --task dance", ["--task", "dance", "joint"]),
