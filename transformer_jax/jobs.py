@@ -18,6 +18,7 @@ from transformer_jax.generation import GREEDY
 from transformer_jax.lines import Job, Record, columns_line, json_line
 from transformer_jax.minimum_risk import by_risk
 from transformer_jax.shortlist import ShortList
+from transformer_jax.tags import BACK_TRANSLATED, split_tags
 from transformer_jax.texts import TextsCut
 from transformer_jax.translator import Seed, Translation, Translator
 
@@ -29,7 +30,8 @@ class SentencesJob(Job):
     What is not UTF-8 in a line is read as U+FFFD, and told.
 
     Attributes:
-        format: the best output alone; or columns, score and text of each output; or a JSON object a line
+        format: the best output alone; or columns, score and text of each output; or a JSON object a line; or for each
+            output a pair to train on, "<BT>" and the output, a tab, the text (see `back_translation`)
         alignment: which word of the sentence each word of an output came from, such as 0-0 1-2: behind ||| where the
             output stands alone, in a column behind its text, or as pairs in the object
         max_length: tokens of a sentence; what is longer is cut, and told
@@ -45,7 +47,7 @@ class SentencesJob(Job):
     What is None is as the folder says.
     """
 
-    format: Literal["text", "tsv", "jsonl"] = "text"
+    format: Literal["text", "tsv", "jsonl", "back-translation"] = "text"
     alignment: bool = False
     max_length: Length | None = None
     max_output_length: Length | None = None
@@ -66,6 +68,8 @@ class SentencesJob(Job):
     )
 
     def load(self) -> Any:
+        idle = self.alignment and self.format == "back-translation"
+        require(not idle, "--alignment has no meaning beside --format back-translation, which has no place for it")
         given = {name: getattr(self, name) for name in self.settings if getattr(self, name) is not None}
         devices = jax.local_devices()
         enough = self.devices is None or self.devices <= len(devices)
@@ -99,7 +103,13 @@ class SentencesJob(Job):
         for own in outputs:
             yield {"outputs": own, "alignments": [*itertools.islice(found, len(own))]}
 
-    def written(self, record: Record, answer: Record) -> str:
+    @property
+    def whole(self) -> bool:
+        return self.format == "back-translation"
+
+    def written(self, record: Record, answer: Record) -> str | None:
+        if self.format == "back-translation":
+            return back_translation(record["text"], answer["outputs"])
         said = [{"text": output.text, "score": output.score} for output in answer["outputs"]]
         for output, alignment in zip(said, answer["alignments"], strict=False):
             output["alignment"] = alignment.links if self.format == "jsonl" else alignment.pharaoh()
@@ -110,6 +120,18 @@ class SentencesJob(Job):
             return columns_line(output[name] for output in said for name in names if name in output)
         best = said[0] if said else {"text": ""}
         return columns_line([" ||| ".join(best[name] for name in ("text", "alignment") if name in best)])
+
+
+def back_translation(text: str, outputs: Sequence[Translation]) -> str | None:
+    """Rows SOURCE, tab, TARGET for `train translate`, whose target people wrote (Sennrich et al. 2016).
+
+    The source is marked (Caswell et al. 2019). The text's own tags, which ask for the output's language, are none of
+    its words. Nothing is made of a text or an output that is empty, or that cannot be read.
+    """
+    _, target = split_tags(text)
+    pairs = [(split_tags(output.text)[1], target) for output in outputs]
+    rows = [columns_line(pair) for pair in pairs if all(side.strip() for side in pair)]
+    return "\n".join(f"{BACK_TRANSLATED} {row}" for row in rows if not {"\0", "\ufffd"} & {*row}) or None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +206,8 @@ class SampleJob(SentencesJob):
         wasted = f"--count {self.count}: --format text has the first output alone; give --minimum-risk, or --format tsv"
         require(self.count == 1 or self.format != "text" or self.minimum_risk, wasted)
         require(self.count > 2 or not self.minimum_risk, "--minimum-risk has no choice: give a --count of 3 or more")
+        ranks = self.minimum_risk and self.format == "back-translation"
+        require(not ranks, "--minimum-risk has no meaning beside --format back-translation, a row for each output")
         return super().load(), itertools.count()
 
     def answers(self, loaded: tuple[Translator, Iterator[int]], records: Sequence[Record]) -> Iterable[Record]:

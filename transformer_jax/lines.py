@@ -17,7 +17,7 @@ from typing import Annotated, Any, BinaryIO, Literal, get_type_hints
 import tyro
 
 from transformer_jax import command
-from transformer_jax.checks import Range, check_value, require, shown
+from transformer_jax.checks import Range, check_value, listed, require, shown
 from transformer_jax.texts import TextError, TextsCut
 
 # Batches that are read, answered and written together: texts of like length meet, and memory is bounded.
@@ -60,8 +60,13 @@ class Job(abc.ABC):
         """What comes of several lines."""
 
     @abc.abstractmethod
-    def written(self, record: Record, answer: Record) -> str:
-        """The line that says an answer."""
+    def written(self, record: Record, answer: Record) -> str | None:
+        """The line that says an answer; a job may have several, or None for none."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is written for a text that was cut."""
+        return False
 
 
 def json_line(said: Record) -> str:
@@ -130,15 +135,21 @@ def answer_lines(program: str, job: Job, loaded: Any, source: BinaryIO, sink: Bi
     numbered = enumerate(source, 1)
     while lines := list(itertools.islice(numbered, chunk)):
         first = lines[0][0]
-        with _told(program, first):
+        with _told(program, first) as caught:
             records = [_record(job, number, line) for number, line in lines]
             try:
                 answers = list(job.answers(loaded, records))
             except TextError as error:
                 raise ValueError(f"line {first + error.index} {error.reason}") from error
-        for record, answer in zip(records, answers, strict=True):
-            sink.write(f"{job.written(record, answer)}\n".encode())
+        cut = {i for told in caught if isinstance(told.message, TextsCut) for i in told.message.indices}
+        written = [
+            None if job.whole and i in cut else job.written(record, answer)
+            for i, (record, answer) in enumerate(zip(records, answers, strict=True))
+        ]
+        sink.writelines(f"{said}\n".encode() for said in written if said is not None)
         sink.flush()
+        if silent := [str(first + i) for i, said in enumerate(written) if said is None]:
+            command.tell(program, f"nothing is written for lines {listed(silent)}")
 
 
 def _record(job: Job, number: int, line: bytes) -> Record:
@@ -150,12 +161,12 @@ def _record(job: Job, number: int, line: bytes) -> Record:
 
 
 @contextlib.contextmanager
-def _told(program: str, first: int) -> Iterator[None]:
+def _told(program: str, first: int) -> Iterator[list[warnings.WarningMessage]]:
     """Warnings become lines on stderr; those about texts name lines, of which the given one is the first."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
-            yield
+            yield caught
         finally:
             for warning in caught:
                 told = warning.message

@@ -15,7 +15,7 @@ import safetensors.numpy
 from transformer_jax.checkpoints import shapes_by_name, write_files
 from transformer_jax.checks import require, shown
 from transformer_jax.config import TransformerConfig
-from transformer_jax.decoding_defaults import DecodingDefaults
+from transformer_jax.decoding_defaults import DecodingDefaults, decoding_file
 from transformer_jax.layers import logical_axes
 from transformer_jax.marian import (
     BIAS,
@@ -33,7 +33,7 @@ from transformer_jax.marian import (
 from transformer_jax.names import Flat, checked_arrays, to_torch
 from transformer_jax.positions import sinusoidal_positions
 from transformer_jax.seq2seq import Transformer
-from transformer_jax.tokenizer import MarianTokenizer, check_tokenizer
+from transformer_jax.tokenizer import MarianTokenizer, check_tokenizer, pieces_of
 
 
 def save_marian(
@@ -69,10 +69,8 @@ def save_marian(
     decoding = decoding or DecodingDefaults(
         num_beams=4, max_length=config.max_length, forced_eos_token_id=config.eos_id, bad_words_ids=((config.pad_id,),)
     )
-    said = config_to_json(config)
-    ids = {key: said[key] for key in ("pad_token_id", "eos_token_id", "decoder_start_token_id")}
-    objects = {"config.json": said, "generation_config.json": {**ids, **decoding.to_json()}}
-    files = tokenizer.files() | {name: (json.dumps(o, indent=2) + "\n").encode() for name, o in objects.items()}
+    files = tokenizer.files() | decoding_file(decoding, config)
+    files["config.json"] = (json.dumps(config_to_json(config), indent=2) + "\n").encode()
     files["model.safetensors"] = safetensors.numpy.save(_tensors(config, flat), metadata={"format": "pt"})
     folder.mkdir(parents=True, exist_ok=True)
     write_files(folder, files)
@@ -127,7 +125,7 @@ def _with_padding(
     require(more == rows, f"one SentencePiece model is not that of {rows} and {more} tokens: give a MarianTokenizer")
     fits = processor.eos_id() == config.eos_id
     require(fits, f"eos_id of the tokenizer is {processor.eos_id()}, but that of the model {config.eos_id}")
-    names = [processor.id_to_piece(id_) if id_ < words else pad for id_ in range(rows)]
+    names = [*pieces_of(processor), *[pad] * (rows - words)]
     names = [f"<unused{id_}>" if name == pad else name for id_, name in enumerate(names)]
     settings = {
         "eos_token": names[config.eos_id],

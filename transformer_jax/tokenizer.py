@@ -11,6 +11,7 @@ from transformer_jax.checkpoints import read_json, write_files
 from transformer_jax.checks import listed, printed, require, shown
 from transformer_jax.config import TransformerConfig
 from transformer_jax.spans import Span, sentencepiece_spans
+from transformer_jax.tags import marian_names
 
 # What a folder is known by to hold each kind. A Marian's may hold the others too, made of its own files.
 FILES = MARIAN, SENTENCEPIECE, JSON = "source.spm", "spm.model", "tokenizer.json"
@@ -238,8 +239,13 @@ def _several(key: str, tokens: Any) -> list[Any]:
 
 
 def pieces_of(processor: Any) -> dict[str, int]:
-    """The pieces of a SentencePiece model and their ids."""
-    return {processor.id_to_piece(id_): id_ for id_ in range(processor.vocab_size())}
+    """The pieces of a SentencePiece model and their ids, as a Marian's vocabulary has them."""
+    return marian_names({processor.id_to_piece(id_): id_ for id_ in range(processor.vocab_size())})
+
+
+def target_encoder(tokenizer: Any) -> Any:
+    """Text of the target's language -> ids; a tokenizer of two vocabularies has a method of its own for that."""
+    return getattr(tokenizer, "encode_target", tokenizer.encode)
 
 
 def vocabularies(tokenizer: Any) -> tuple[Mapping[str, int], Mapping[str, int]]:

@@ -159,6 +159,25 @@ def test_no_line_is_lost_or_shifted(call, folder, monkeypatch):
     ]
 
 
+def test_back_translations_are_pairs_to_train_on(call, folder):
+    """Rows SOURCE, tab, TARGET; what is empty, cut or not readable is none, and told."""
+    content = b"the fox\n\n  \na  lazy\tdog\n>>de<<  the quick fox\nfox \0\n"
+    content += b"dog \xff\n" + b"dog " * 40 + b"\n>>de<<\n"
+    code, out, error = call("translate", content, "--format", "back-translation", "--max-length", "32")
+    asked = ["the fox", "a  lazy\tdog", ">>de<<  the quick fox"]
+    expected = one_space(Translator.from_pretrained(folder, batch_size=4, max_length=32)(asked))
+    targets = ["the fox", "a lazy dog", "the quick fox"]
+    assert code == 0 and all(expected)
+    assert out == [f"<BT> {source}\t{target}" for source, target in zip(expected, targets, strict=True)]
+    assert error.splitlines()[-1] == "transformer_jax: nothing is written for lines 2, 3, 6, 7, 8 and 1 more"
+    assert "of a text the first 32 tokens are read: the end of lines 8" in error
+    _, several, _ = call("sample", ["a lazy dog"] * 4, "--format", "back-translation", "--count", "3")
+    assert 8 <= len(several) <= 12 and {row.split("\t")[1] for row in several} == {"a lazy dog"}
+    ranked = ("--minimum-risk", "--count", "3", "--format", "back-translation")
+    code, out, error = call("sample", ["a"], *ranked)
+    assert (code, out) == (2, []) and "--minimum-risk has no meaning" in error
+
+
 def test_a_marian_says_its_options_itself(call, tmp_path):
     model, params = own_model(32)
     save_marian(tmp_path, model, params, processor())

@@ -11,6 +11,7 @@ import sentencepiece
 
 from tests.transformer_jax.make_golden_marian import ODD, inputs
 from tests.transformer_jax.marian_folders import (
+    SENTENCES,
     edit_tensors,
     fitting_tokenizer,
     golden,
@@ -21,8 +22,10 @@ from tests.transformer_jax.marian_folders import (
     same,
     sinusoids,
 )
+from train.data.parallel import train_sentencepiece
 from transformer_jax import Transformer, TransformerConfig, save_marian, stack_layers
 from transformer_jax.decoding_defaults import DecodingDefaults, read_decoding_defaults
+from transformer_jax.tags import check_tags
 from transformer_jax.tokenizer import load_tokenizer, pieces_of
 
 SWISH, RELU, GELU, UNTIED = ODD
@@ -130,6 +133,39 @@ def test_the_vocabulary_of_our_own_model(own):
     assert read_decoding_defaults(folder) == DecodingDefaults(
         num_beams=4, max_length=40, bad_words_ids=((36,),), forced_eos_token_id=1
     )
+
+
+TAGGED = (">>de<< the quick fox", ">>fr<<", ">>de<< <BT> a dog", "a dog", ">>xx<< a dog", "<BT> fox")
+
+
+@pytest.fixture(scope="module")
+def tagged(tmp_path_factory):
+    """A model of several languages, whose sources begin with tags: (SentencePiece's ids of texts, Marian folder)."""
+    made = train_sentencepiece([(text, text) for text in SENTENCES], 31, [">>de<<", ">>fr<<", "<BT>"]).processor
+    model, params = own_model(31)
+    folder = tmp_path_factory.mktemp("tagged")
+    save_marian(folder, model, params, made)
+    return {text: made.encode(text) for text in TAGGED}, folder
+
+
+def test_tags_of_languages_are_tokens_of_the_marian(tagged):
+    expected, folder = tagged
+    tokenizer = load_tokenizer(folder)
+    check_tags(tokenizer, [">>de<<", ">>fr<<", "<BT>"])
+    assert all(tokenizer.encode(text) == ids for text, ids in expected.items() if ">>xx<<" not in text)
+    assert tokenizer.encode(">>xx<< a dog")[0] == 2 and expected[">>fr<<"] == [4]
+    with pytest.raises(ValueError, match="the vocabulary has no token >>xx<<"):
+        check_tags(tokenizer, [">>xx<<"])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pytorchs_tokenizer_reads_tags_alike(tagged, peers):
+    _, transformers = peers
+    expected, folder = tagged
+    theirs, ours = transformers.MarianTokenizer.from_pretrained(folder), load_tokenizer(folder)
+    for text, ids in expected.items():
+        assert theirs(text)["input_ids"] == [*ours.encode(text), 1]
+        assert ">>xx<<" in text or ours.encode(text) == ids
 
 
 @pytest.mark.parametrize(
