@@ -4,21 +4,38 @@ Those of classes, numbers and tags are float64 from 0 to 1 or from -1 to 1, and 
 (predicted, expected). What is scored on questions is in `train.answer_scores`.
 """
 
+import functools
 import warnings
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics import BLEU, CHRF, TER
+
+TEXT_METRICS: dict[str, Callable[[], Any]] = {
+    "bleu": BLEU,
+    "chrf": CHRF,
+    "chrf++": functools.partial(CHRF, word_order=2),
+    "ter": TER,
+}
+# TER looks for words that moved: its time grows with the square of a sentence's length and more. These many products of
+# words are some seconds of good translations, and some minutes of bad ones.
+TER_PRODUCTS = 2_000_000
 
 
-def corpus_scores(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float | str]:
-    """sacreBLEU (Post 2018) and chrF (Popović 2015) of translations against one reference each.
+def corpus_scores(
+    hypotheses: Sequence[str], references: Sequence[str], names: Iterable[str] = tuple(TEXT_METRICS)
+) -> dict[str, float | str]:
+    """Scores of translations against one reference each, as sacreBLEU computes them (Post 2018).
+
+    They are BLEU, chrF (Popović 2015), chrF++ (Popović 2017), from 0 to 100 and the greater the better; and TER (Snover
+    et al. 2006), edits in a hundred words, the less the better. TER is not there where texts are so long that it would
+    take hours (`TER_PRODUCTS`).
 
     Returns:
-        `bleu` and `chrf` from 0 to 100, and `bleu_signature` and `chrf_signature`, which say how they were
-        computed and belong beside every published score.
+        For each name the score, and under `{name}_signature` how it was computed, which belongs beside every
+        published score.
 
     Raises:
         ValueError: there are no translations, or not as many as references.
@@ -26,10 +43,31 @@ def corpus_scores(hypotheses: Sequence[str], references: Sequence[str]) -> dict[
     if not hypotheses or len(hypotheses) != len(references):
         raise ValueError(f"{len(hypotheses)} translations for {len(references)} references; both must be equally many")
     scores: dict[str, float | str] = {}
-    for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
+    pairs = zip(hypotheses, references, strict=True)
+    too_long = sum(len(one.split()) * len(other.split()) for one, other in pairs) > TER_PRODUCTS
+    for name in names:
+        if name == "ter" and too_long:
+            continue
+        metric = TEXT_METRICS[name]()
         scores[name] = float(metric.corpus_score(list(hypotheses), [list(references)]).score)
         scores[f"{name}_signature"] = str(metric.get_signature())
     return scores
+
+
+def bleu_by_kind(hypotheses: Sequence[str], references: Sequence[str], kinds: Sequence[str]) -> dict[str, float]:
+    """BLEU of all translations under "", and where they are of several kinds that of each.
+
+    Raises:
+        ValueError: as `corpus_scores`.
+    """
+    rows = list(zip(hypotheses, references, kinds, strict=True))
+    found = {"": rows}
+    if len(set(kinds)) > 1:
+        found |= {kind: [row for row in rows if row[2] == kind] for kind in dict.fromkeys(kinds)}
+    return {
+        kind: float(corpus_scores([row[0] for row in of], [row[1] for row in of], ["bleu"])["bleu"])
+        for kind, of in found.items()
+    }
 
 
 # --- classes -----------------------------------------------------------------------------------------------------

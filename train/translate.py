@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -29,7 +28,6 @@ from train.loop import (
     train,
     with_learning_rate,
 )
-from train.metrics import corpus_scores
 from train.objectives import TranslateObjective
 from train.optimizer import OptimizerConfig
 from train.options import Count, Range, Share, check_options, refuse_idle
@@ -38,8 +36,18 @@ from train.sharding import gather, make_mesh, put_batch, row_shards
 from train.state import evaluate, make_eval_step
 from train.terminal import left_out, say, say_table
 from train.translate_corpus import Corpus, load_corpus
-from train.translate_start import Start, keep_vocabulary, load_start, load_vocabulary, spelling_note
+from train.translate_scores import bleu_row, say_scores, say_translations, translations_of
+from train.translate_start import (
+    Start,
+    keep_vocabulary,
+    load_start,
+    load_vocabulary,
+    spelling_note,
+    with_padding_forbidden,
+)
 from transformer_jax import Transformer, TransformerConfig, Translator, stack_layers
+from transformer_jax.checkpoints import write_files
+from transformer_jax.decoding_defaults import DecodingDefaults, constraints_of, decoding_file
 from transformer_jax.tokenizer import save_tokenizer, serialized
 
 EVAL_BATCHES = 16
@@ -53,13 +61,16 @@ class TranslateConfig(JobConfig):
 
     run: Path = Path("runs/translate")
     data: tuple[str, ...] = ()
-    """A TSV file (source, tab, target; .gz too), two aligned files, or tfds:NAME/FROM-TO."""
+    """A TSV file (source, tab, target; .gz too), two aligned files, or tfds:NAME/FROM-TO. Or several .tsv and tfds:,
+    which LANGUAGE-LANGUAGE= may stand in front of: en-de=pairs.tsv begins each source with the tag >>de<<."""
+    both_directions: bool = False
+    """Train on --data that names languages from target to source, too."""
     preset: Preset = "tiny"
     """Size of the model."""
     architecture: Architecture = dataclasses.field(default_factory=Architecture)
     model: str = ""
-    """Folder of a Transformer to go on from, with its vocabulary, such as the export of a run; or of a BERT, whose
-    layers the encoder and the decoder then start from."""
+    """Folder of a Transformer or a Marian to go on from, with its vocabulary, such as the export of a run; or of a
+    BERT, whose layers the encoder and the decoder then start from."""
     steps: Count = 2500
     batch_size: Annotated[int, Range(1, 2**26)] = 1280
     """Target tokens of a batch over all devices, padding included."""
@@ -67,6 +78,8 @@ class TranslateConfig(JobConfig):
     """Longer pairs are left out."""
     vocab_size: Annotated[int, Range(4, 1_000_000)] = 1200
     """Size of the SentencePiece vocabulary that both languages share."""
+    target_vocab_size: Annotated[int | None, Range(4, 1_000_000)] = None
+    """Size of a vocabulary of the targets' own; --vocab-size is that of sources then."""
     label_smoothing: Share = 0.1
     """Share of the target's weight that is spread over the vocabulary."""
     average: Count = 5
@@ -76,7 +89,7 @@ class TranslateConfig(JobConfig):
     """Which checkpoint is the best one, and whether an evaluation is better (--eval.patience): by the least held-out
     loss, or by the greatest BLEU."""
     held_out: Count = 1000
-    """Pairs that are held out of --data without --eval.data."""
+    """Pairs that are held out of --data without --eval.data; of each direction that it names."""
     bleu_sentences: Count = 200
     """Held-out sentences that are decoded greedily at each evaluation."""
     optimizer: OptimizerConfig = dataclasses.field(
@@ -95,32 +108,17 @@ class TranslateConfig(JobConfig):
 
 def main(config: TranslateConfig) -> None:
     """Runs the job: trains, averages the last checkpoints, exports, scores the held-out pairs and shows ten."""
-    check_options(config)
-    if config.model:
-        decided = f"beside --model {config.model}, which decides it"
-        refuse_idle(config, ("preset", "vocab_size"), decided)
-        names = tuple(field.name for field in dataclasses.fields(Architecture))
-        refuse_idle(config.architecture, names, decided, "--architecture.")
-    if not config.data:
-        refuse_idle(config, ("held_out",), "without --data")
-        refuse_idle(config.eval, ("data",), "without --data", "--eval.")
-    if config.eval.data:
-        refuse_idle(config, ("held_out",), "beside --eval.data")
-    if config.average > config.checkpoint.keep:
-        raise InputError(
-            f"--average {config.average} checkpoints: only {config.checkpoint.keep} are kept; "
-            f"give --checkpoint.keep {config.average}"
-        )
-    config.architecture.config(config.preset, config.vocab_size)  # it says now what cannot be
+    check_choices(config)
     mesh = make_mesh(config.mesh)
     start = load_start(config.model, config.seed)
     config = with_learning_rate(config, learning_rate_of(start.model.config) if start else config.preset)
     parts = math.lcm(ROW_MULTIPLE, row_shards(mesh) * config.accumulate)
     with Run("translate", config) as run:
-        corpus = load_corpus(config.data, config.eval.data, config.held_out)
-        processor, notes = load_vocabulary(config.run, run.going_on, start, corpus.pairs, config.vocab_size)
+        corpus = load_corpus(config.data, config.eval.data, config.held_out, config.both_directions)
+        sizes = config.vocab_size, config.target_vocab_size
+        processor, notes = load_vocabulary(config.run, run.going_on, start, corpus, *sizes)
         notes += spelling_note(processor, corpus.held_out)
-        model = make_model(config, start, processor.vocab_size())
+        model = make_model(config, start, processor)
         held_out_option = "--eval.data" if config.eval.data else "--data" if config.data else "--held-out"
         shape = {"multiple": parts}
         batches = make_batches(
@@ -144,23 +142,48 @@ def main(config: TranslateConfig) -> None:
         )
         objective = TranslateObjective(model, config.label_smoothing)
         eval_step = make_eval_step(objective)
-        sources, references = zip(*corpus.held_out[: config.bleu_sentences], strict=True)
+        sources = [source for source, _ in corpus.held_out[: config.bleu_sentences]]
+        decoding = start and start.decoding
+        constraints = constraints_of(decoding, model.config.eos_id) if decoding else ()
 
         def evaluate_held_out(params: Any) -> dict[str, Any]:
             row = evaluate(eval_step, params, (put_batch(held_out_batches[k], mesh) for k in range(count)))
             if not math.isfinite(row["eval/nll_loss"]):
                 return row | {"eval/bleu": math.nan}  # there is nothing to decode
-            how: dict[str, Any] = {"num_beams": 1, "max_length": config.max_length, "mesh": mesh.local_mesh}
-            greedy = Translator(model, on_host(params), processor, **how)
-            return row | {"eval/bleu": corpus_scores(translations_of(greedy, sources), references)["bleu"]}
+            how: dict[str, Any] = {"num_beams": 1, "max_length": config.max_length, "constraints": constraints}
+            translator = Translator(model, on_host(params), processor, mesh=mesh.local_mesh, **how)
+            return row | bleu_row(translations_of(translator, sources), corpus)
 
         ids = jax.ShapeDtypeStruct((row_shards(mesh), 8), jnp.int32)
         params = start and (stack_layers(start.params) if config.scan_layers else start.params)
         best, mode = judge_of(config)
         task = Task("translate", model, (ids, ids), objective, batches, evaluate_held_out, best, params, mode)
         state, row = train(task, config, mesh)
-        finish(config, model, processor, corpus.held_out, int(state.step), mesh.local_mesh)
+        finish(config, model, processor, corpus, decoding, int(state.step), mesh.local_mesh)
         say_verdict(row["eval/nll_loss"], model.config.vocab_size)
+
+
+def check_choices(config: TranslateConfig) -> None:
+    """Raises InputError for options that cannot be, contradict each other, or have no meaning."""
+    check_options(config)
+    if config.model:
+        decided = f"beside --model {config.model}, which decides it"
+        refuse_idle(config, ("preset", "vocab_size", "target_vocab_size"), decided)
+        names = tuple(field.name for field in dataclasses.fields(Architecture))
+        refuse_idle(config.architecture, names, decided, "--architecture.")
+    if not config.data:
+        refuse_idle(config, ("held_out", "both_directions"), "without --data")
+        refuse_idle(config.eval, ("data",), "without --data", "--eval.")
+    if config.eval.data:
+        refuse_idle(config, ("held_out",), "beside --eval.data")
+    if config.both_directions:
+        refuse_idle(config, ("target_vocab_size",), "beside --both-directions: both languages are on both sides")
+    if config.average > config.checkpoint.keep:
+        raise InputError(
+            f"--average {config.average} checkpoints: only {config.checkpoint.keep} are kept; "
+            f"give --checkpoint.keep {config.average}"
+        )
+    config.architecture.config(config.preset, config.vocab_size)  # it says now what cannot be
 
 
 # --- data --------------------------------------------------------------------------------------------------------
@@ -217,12 +240,14 @@ def learning_rate_of(model: TransformerConfig) -> str:
     return "bert" if model.embeddings == "normalised" else nearest_preset(model.features, widths)
 
 
-def make_model(config: TranslateConfig, start: Start | None, vocab_size: int) -> Transformer:
+def make_model(config: TranslateConfig, start: Start | None, processor: Any) -> Transformer:
     how: dict[str, Any] = {"scan_layers": config.scan_layers, "remat": config.remat}
     if start:
         made = dataclasses.replace(start.model.config, **how)
     else:
-        made = config.architecture.config(config.preset, vocab_size, **how)
+        if config.target_vocab_size:
+            how |= {"decoder_vocab_size": config.target_vocab_size, "share_encoder_decoder_embeddings": False}
+        made = config.architecture.config(config.preset, processor.vocab_size(), **how)
     if made.positions == "learned" and made.max_length < config.max_length:
         raise InputError(
             f"--max-length {config.max_length}: the model has {made.max_length} learned positions; give at most so many"
@@ -233,13 +258,6 @@ def make_model(config: TranslateConfig, start: Start | None, vocab_size: int) ->
 def on_host(params: Any) -> Any:
     """Parameters gathered from the mesh, to decode with on the devices of each process."""
     return jax.tree.map(gather, params)
-
-
-def translations_of(translator: Translator, sources: Sequence[str]) -> list[str]:
-    """Translations; the table has said that sources are cut to --max-length, so nothing more is said here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return translator(sources)
 
 
 # --- the end of a run --------------------------------------------------------------------------------------------
@@ -268,29 +286,29 @@ def average_checkpoints(config: TranslateConfig, last_step: int) -> tuple[list[i
 
 
 def finish(
-    config: TranslateConfig, model: Transformer, processor: Any, held_out: Sequence[Pair], last_step: int, mesh: Mesh
+    config: TranslateConfig,
+    model: Transformer,
+    processor: Any,
+    corpus: Corpus,
+    decoding: DecodingDefaults | None,
+    last_step: int,
+    mesh: Mesh,
 ) -> None:
     """Averages, exports, scores with the paper's beam search, and shows ten translations."""
     steps, params = average_checkpoints(config, last_step)
     if jax.process_index():
         return
+    exported, params = with_padding_forbidden(model.config, params, processor)
     with exporting(config.run) as folder:
-        model.save_pretrained(folder, params)
+        model.clone(config=exported).save_pretrained(folder, params)
         save_tokenizer(folder, processor)
-    export = config.run / "export"
-    how: dict[str, Any] = {"num_beams": 4, "length_penalty": 0.6, "max_length": config.max_length, "mesh": mesh}
-    translator = Translator.from_pretrained(export, **how)
-    sources, references = zip(*held_out, strict=True)
-    translations = translations_of(translator, sources)
-    scores = corpus_scores(translations, references)
-    exact = sum(t == r for t, r in zip(translations, references, strict=True)) / len(references)
-    for source, reference, translation in list(zip(sources, references, translations, strict=True))[
-        :: max(1, len(sources) // 10)
-    ][:10]:
-        say(f"\n  source:      {source}\n  reference:   {reference}\n  translation: {translation}")
+        if decoding:
+            write_files(folder, decoding_file(decoding, exported))
+    how: dict[str, Any] = {"num_beams": 4, "length_penalty": 0.6, "early_stopping": False, "preset": "paper"}
+    translator = Translator.from_pretrained(config.run / "export", max_length=config.max_length, mesh=mesh, **how)
+    translations = translations_of(translator, [source for source, _ in corpus.held_out])
+    say_translations(translations, corpus)
     less = f" ({len(steps)} of --average {config.average})" if len(steps) < config.average else ""
     say(f"\naverage of the checkpoints at steps {', '.join(map(str, steps))}{less}; beam 4, alpha 0.6")
-    say(f"BLEU {scores['bleu']:.2f} on {len(held_out)} held-out pairs, {exact:.1%} of them exact")
-    say(f"  {scores['bleu_signature']}")
-    say(f"chrF {scores['chrf']:.2f}\n  {scores['chrf_signature']}")
+    say_scores(translations, corpus)
     say(f"run folder: {config.run}")

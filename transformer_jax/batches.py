@@ -18,7 +18,7 @@ from transformer_jax.checks import require, shown
 from transformer_jax.config import TransformerConfig
 from transformer_jax.decoding import Phrases, Prefix, check_phrases
 from transformer_jax.texts import TextError, TextsCut, checked_texts
-from transformer_jax.tokenizer import Tokenizer
+from transformer_jax.tokenizer import Tokenizer, target_encoder
 
 # --- text into ids -----------------------------------------------------------------------------------------------
 
@@ -43,8 +43,7 @@ def encode_sources(
 
 def encode_targets(tokenizer: Tokenizer, name: str, texts: Sequence[str]) -> list[list[int]]:
     """The ids of texts in the target's language; `name` is what the list is called."""
-    # A tokenizer of two vocabularies has a method for the target's.
-    encode = getattr(tokenizer, "encode_target", tokenizer.encode)
+    encode = target_encoder(tokenizer)
     return [encode(text) for text in checked_texts(name, texts)]
 
 

@@ -1,5 +1,6 @@
 """What a folder in Hugging Face's layout says of decoding: its generation_config.json."""
 
+import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -17,6 +18,8 @@ from transformer_jax.decoding.constraints import (
     Renormalized,
     RepetitionPenalty,
 )
+
+FILE = "generation_config.json"
 
 # Keys that change what comes out, and what they are where they do not.
 UNREAD: dict[str, Any] = {
@@ -67,13 +70,26 @@ class DecodingDefaults(NamedTuple):
         return said
 
 
+def decoding_file(decoding: DecodingDefaults, config: TransformerConfig) -> dict[str, bytes]:
+    """The generation_config.json of a model, by its name."""
+    ids = {"pad_token_id": config.pad_id, "eos_token_id": config.eos_id}
+    said = {**ids, "decoder_start_token_id": config.decoder_start_id, **decoding.to_json()}
+    return {FILE: (json.dumps(said, indent=2) + "\n").encode()}
+
+
+def decoding_of(folder: str | Path) -> DecodingDefaults | None:
+    """What a folder says of decoding, None where it says nothing: neither a Marian's nor one with that file."""
+    marian = read_config(folder).get("model_type") == "marian"
+    return read_decoding_defaults(folder) if marian or (Path(folder) / FILE).is_file() else None
+
+
 def read_decoding_defaults(folder: str | Path) -> DecodingDefaults:
     """Of a folder's generation_config.json, or where there is none of its config.json, as older folders have it.
 
     What neither says is as PyTorch's library has it. Raises ValueError for a value that cannot be, and where the two do
     not agree on the tokens that begin, end and fill up an output.
     """
-    config, path = (Path(folder) / name for name in ("config.json", "generation_config.json"))
+    config, path = (Path(folder) / name for name in ("config.json", FILE))
     model = read_json(config) if config.is_file() else {}
     fields = read_json(path) if path.is_file() else model
     for key in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
@@ -109,19 +125,19 @@ def constraints_of(defaults: DecodingDefaults, eos_id: int) -> tuple[Constraint,
 def decoding_options(
     folder: Path, config: TransformerConfig, given: Mapping[str, Any], own: Collection[str]
 ) -> dict[str, Any]:
-    """Options of a Translator: what is given, over what a Marian's folder says.
+    """Options of a Translator: what is given, over what a folder with a generation_config.json says, as a Marian's.
 
     Args:
         own: the names that a Translator has itself; what is given under others of `DecodingDefaults` becomes
             constraints.
     """
-    marian = read_config(folder).get("model_type") == "marian"
-    said = read_decoding_defaults(folder) if marian else DecodingDefaults()
+    decides = decoding_of(folder)
+    said = decides or DecodingDefaults()
     asked = {name: given[name] for name in DecodingDefaults._fields if name in given and name not in own}
     both = "constraints" in given and asked
     require(not both, f"give constraints, or {listed([*asked])}, which become constraints")
     options: dict[str, Any] = {}
-    if marian:
+    if decides:
         options = {name: getattr(said, name) for name in ("num_beams", "length_penalty", "early_stopping")}
         options |= {"preset": "hf", "max_length": config.max_length, "max_output_length": said.max_length}
     if "constraints" not in given:

@@ -155,10 +155,10 @@ class Translator:
     def from_pretrained(
         cls, folder: str | Path, dtype: DTypeLike = jnp.float32, *, ensemble: Sequence[str | Path] = (), **options: Any
     ) -> "Translator":
-        """Reads a folder that `Transformer.save_pretrained` wrote, with `spm.model` or `tokenizer.json` beside it.
+        """Reads a folder that `Transformer.save_pretrained` wrote, with its tokenizer beside it; see `load_tokenizer`.
 
-        Or a Marian in Hugging Face's layout, from a folder or the hub, whose generation_config.json gives the options
-        that are not given here.
+        Or a Marian in Hugging Face's layout, from a folder or the hub. A generation_config.json in the folder gives
+        the options that are not given here.
 
         Args:
             ensemble: folders of further models with the same tokenizer, see `others`.

@@ -92,7 +92,7 @@ WRONG = [
     ("translate --held-out 0", ["--held-out", "0"]),
     ("translate --preset base --model {f}/other", ["--preset 'base'", "--model"]),
     ("translate --model {f}/other", ["--model", "other", "config.json"]),
-    ("translate --model {f}/gpt", ["--model", "gpt", "model_type 'gpt2'", "'transformer_jax' or 'bert'"]),
+    ("translate --model {f}/gpt", ["--model", "gpt", "model_type 'gpt2'", "'transformer_jax', 'marian' or 'bert'"]),
     ("translate --model {f}/bert", ["--model", "bert", "model.safetensors"]),
     ("pretrain --batch-size 0", ["--batch-size", "0"]),
     ("pretrain --max-length 4", ["--max-length", "4"]),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from train.metrics import (
     accuracy,
     binary_scores,
+    bleu_by_kind,
     confusion_matrix,
     corpus_scores,
     joint_scores,
@@ -25,10 +26,47 @@ from train.metrics import (
 def test_perfect_translations_score_100_and_signatures_say_how():
     sentences = ["Das Treffen beginnt am 3. März 2024.", "Es ist jetzt 14:05 Uhr."]
     scores = corpus_scores(sentences, sentences)
-    assert set(scores) == {"bleu", "bleu_signature", "chrf", "chrf_signature"}
-    assert scores["bleu"] == pytest.approx(100) and scores["chrf"] == pytest.approx(100)
+    assert set(scores) == {f"{name}{of}" for name in ("bleu", "chrf", "chrf++", "ter") for of in ("", "_signature")}
+    assert scores["bleu"] == pytest.approx(100) and scores["chrf"] == pytest.approx(100) and scores["ter"] == 0
     assert "tok:13a" in scores["bleu_signature"] and "smooth:exp" in scores["bleu_signature"]
     assert "nc:6" in scores["chrf_signature"] and "nrefs:1" in scores["chrf_signature"]
+
+
+REFERENCES = [
+    "Das Treffen beginnt am 3. März 2024 um 14 Uhr.",
+    "Die kleine Katze schläft auf dem alten Sofa.",
+    "Er kaufte drei Äpfel, zwei Birnen und ein Brot.",
+    '"Wo bist du?", fragte sie leise.',
+]
+TRANSLATIONS = [
+    "Am 3. März 2024 beginnt das Treffen um 14 Uhr.",
+    "Die kleine Katze schläft auf dem Sofa.",
+    "Er kaufte zwei Birnen, drei Äpfel und ein Brot.",
+    'Sie fragte leise: "Wo bist du?"',
+]
+
+
+def test_the_figures_of_sacrebleus_own_command():
+    """Of `sacrebleu REFERENCES -i TRANSLATIONS -m bleu chrf ter -w 6`, and with --chrf-word-order 2; version 2.6.0."""
+    scores = corpus_scores(TRANSLATIONS, REFERENCES)
+    figures = {"bleu": 49.649577, "chrf": 73.800710, "chrf++": 72.561598, "ter": 33.333333}
+    assert {name: scores[name] for name in figures} == pytest.approx(figures, abs=1e-6)  # as many digits as it gives
+    signatures = {
+        "bleu": "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:",
+        "chrf": "nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:",
+        "chrf++": "nrefs:1|case:mixed|eff:yes|nc:6|nw:2|space:no|version:",
+        "ter": "nrefs:1|case:lc|tok:tercom|norm:no|punct:yes|asian:no|version:",
+    }
+    assert all(scores[f"{name}_signature"].startswith(signature) for name, signature in signatures.items())
+    by_kind = bleu_by_kind(TRANSLATIONS, REFERENCES, ["a-b", "a-b", "b-a", "b-a"])
+    assert by_kind == pytest.approx({"": 49.649577, "a-b": 54.422198, "b-a": 44.929380}, abs=1e-6)
+    assert [*bleu_by_kind(TRANSLATIONS, REFERENCES, ["a-b"] * 4)] == [""]
+
+
+def test_ter_is_left_out_where_it_would_take_hours():
+    long = ["word " * 1500]
+    assert "ter" not in corpus_scores(long, long) and "chrf" in corpus_scores(long, long)
+    assert set(corpus_scores(long, long, ["bleu"])) == {"bleu", "bleu_signature"}
 
 
 def test_bleu_by_hand():

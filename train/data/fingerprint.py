@@ -33,9 +33,8 @@ def fingerprint_of(name: str, rows: Iterable[Sequence[str]]) -> dict[str, str]:
 
 def fingerprint_of_model(folder: Path, option: str = "--model") -> dict[str, str]:
     """The fingerprint of the files in a model's folder."""
-    files = sorted(
-        path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".msgpack", ".txt", ".model")
-    )
+    kinds = (".json", ".safetensors", ".msgpack", ".txt", ".model", ".spm")
+    files = sorted(path for path in folder.iterdir() if path.suffix in kinds)
     return {str(path): file_digest(path, option) for path in files}
 
 

@@ -1,6 +1,5 @@
-"""Translation data: pairs of sentences from files, and a vocabulary that both languages share."""
+"""Translation data: pairs of sentences from files, and vocabularies."""
 
-import hashlib
 import io
 import random
 import re
@@ -14,6 +13,8 @@ from train.data.files import check_text, read_lines
 from train.data.tfds import is_tfds, tfds_source
 from train.errors import InputError
 from transformer_jax.checks import listed, printed
+from transformer_jax.tags import piece_of_tag, split_tags
+from transformer_jax.tokenizer import target_encoder
 
 Pair = tuple[str, str]
 
@@ -28,7 +29,9 @@ _VOCABULARY_THREADS = 4  # a constant: the order of floating-point sums, and so 
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
-def read_pairs(data: Sequence[str], option: str = "--data", split: str = "train") -> list[Pair]:
+def read_pairs(
+    data: Sequence[str], option: str = "--data", split: str = "train", languages: tuple[str, str] | None = None
+) -> list[Pair]:
     """Reads (source, target) pairs.
 
     Args:
@@ -38,17 +41,21 @@ def read_pairs(data: Sequence[str], option: str = "--data", split: str = "train"
             first, as in TFDS' `supervised_keys`: German for `tfds:wmt14_translate/de-en`.
         option: what to blame in messages.
         split: the split of a TFDS data set that names none.
+        languages: of source and target, which TFDS' rows then must have, in whatever order.
 
     Raises:
         InputError: more than two files; a row that is not two texts with one tab between; files of different
             length; an empty side; a tab in one of two files; a TFDS row of another form.
     """
     if len(data) == 1:
-        return _tfds_pairs(data[0], split, option) if is_tfds(data[0]) else _tsv_pairs(data[0], option)
+        return _tfds_pairs(data[0], split, option, languages) if is_tfds(data[0]) else _tsv_pairs(data[0], option)
     if len(data) == 2 and not any(map(is_tfds, data)):
         return _aligned_pairs(data[0], data[1], option)
     names = listed([printed(entry) for entry in data]) or "nothing"
-    raise InputError(f"{option}: {names}: give one TSV file, two aligned files or one tfds:NAME")
+    raise InputError(
+        f"{option}: {names}: give one TSV file, two aligned files or one tfds:NAME, or several whose names end in .tsv "
+        "or .tsv.gz or begin with tfds:"
+    )
 
 
 def _tsv_pairs(path: str, option: str) -> list[Pair]:
@@ -73,7 +80,8 @@ def _aligned_pairs(source_path: str, target_path: str, option: str) -> list[Pair
             lines[side] += line is not None
             if line is not None and "\t" in line[1]:
                 raise InputError(
-                    f"{option}: {names[side]}:{line[0]} has a tab; a TSV file is given alone, not as one of two"
+                    f"{option}: {names[side]}:{line[0]} has a tab; it is a TSV file, whose name must end in .tsv or "
+                    ".tsv.gz where it is not given alone"
                 )
         if source is not None and target is not None and lines[0] == lines[1]:
             pairs.append((source[1].strip(), target[1].strip()))
@@ -87,7 +95,7 @@ def _aligned_pairs(source_path: str, target_path: str, option: str) -> list[Pair
     return pairs
 
 
-def _tfds_pairs(spec: str, split: str, option: str) -> list[Pair]:
+def _tfds_pairs(spec: str, split: str, option: str, order: tuple[str, str] | None) -> list[Pair]:
     source = tfds_source(spec, split, option)
     pairs = []
     for index in range(len(source)):
@@ -99,8 +107,12 @@ def _tfds_pairs(spec: str, split: str, option: str) -> list[Pair]:
                 f"{option}: {source.name}: row {index} has the fields {', '.join(row)}; translation data has the texts "
                 "of two languages"
             )
+        if order and set(order) != set(languages):
+            raise InputError(
+                f"{option}: {source.name}: row {index} is of {' and '.join(languages)}, not of {' and '.join(order)}"
+            )
         # Rows come with sorted keys; only the configuration's name tells which language is the source.
-        first, second = sorted(languages, key=source.name.split(" ")[0].partition("/")[2].find)
+        first, second = order or sorted(languages, key=source.name.split(" ")[0].partition("/")[2].find)
         source_text, target_text = (" ".join(languages[language].split()) for language in (first, second))
         place = f"{option}: {source.name}: row {index}"
         pairs.append(_pair(check_text(source_text, place), check_text(target_text, place), place))
@@ -114,29 +126,6 @@ def _pair(source: str, target: str, place: str) -> Pair:
     return source, target
 
 
-def hold_out(pairs: Sequence[Pair], count: int) -> tuple[list[Pair], list[Pair]]:
-    """Splits pairs into (train, held out) with `count` held-out sources, chosen by a hash of their text.
-
-    All pairs of a held-out source leave the training data, so the lengths tell how many more than `count` they are;
-    the first of them is the held-out one. The choice does not depend on the order of the pairs, and pairs that are
-    added later change little of it.
-
-    Raises:
-        InputError: there are no sources left to train on.
-    """
-    targets: dict[str, str] = {}
-    for source, target in pairs:
-        targets.setdefault(source, target)
-    if not 0 < count < len(targets):
-        raise InputError(
-            f"--held-out {count}: cannot hold out so many of {len(targets)} different source sentences; "
-            "hold out fewer, or name held-out pairs with --eval.data"
-        )
-    chosen = sorted(targets, key=lambda source: hashlib.sha256(source.encode()).digest())[:count]
-    reserved = set(chosen)
-    return [pair for pair in pairs if pair[0] not in reserved], [(source, targets[source]) for source in chosen]
-
-
 # --- vocabulary --------------------------------------------------------------------------------------------------
 
 
@@ -147,20 +136,25 @@ class Vocabulary(NamedTuple):
     left_out: dict[str, int]
 
 
-def train_sentencepiece(pairs: Sequence[Pair], vocab_size: int) -> Vocabulary:
-    """Trains one unigram vocabulary on both sides of the pairs (Kudo 2018), the same one for the same pairs.
+def train_sentencepiece(
+    pairs: Iterable[Sequence[str]], vocab_size: int, tags: Sequence[str] = (), option: str = "--vocab-size"
+) -> Vocabulary:
+    """Trains one unigram vocabulary on all sides of the pairs (Kudo 2018), the same one for the same pairs.
 
-    Every character is in it, and digits are split from each other. Ids: padding 0 (also the decoder's start, as in
+    Every character is in it, digits are split from each other, and each of `tags` is a piece (see
+    `transformer_jax.tags`) of which no other is made. Ids: padding 0 (also the decoder's start, as in
     T5 and Marian), EOS 1, unknown 2, no BOS. Of more than a million sentences a fixed sample is used, and of that no
     sentence of more than 4192 bytes or with the mark that SentencePiece reserves.
 
     Raises:
-        InputError: `vocab_size` is below 4 or above a million, the text does not give so many pieces, or has more
-            characters than that; or the pairs have no sentence that can be used.
+        InputError: `vocab_size`, which `option` gave, is below 4 or above a million, the text does not give so many
+            pieces, or has more characters than that; or the pairs have no sentence that can be used.
     """
     if not UNK_ID + 2 <= vocab_size <= _LARGEST_VOCABULARY:
-        raise InputError(f"--vocab-size: {vocab_size} must lie between {UNK_ID + 2} and {_LARGEST_VOCABULARY}")
+        raise InputError(f"{option}: {vocab_size} must lie between {UNK_ID + 2} and {_LARGEST_VOCABULARY}")
     sentences = list(chain.from_iterable(pairs))
+    if tags:
+        sentences = [split_tags(sentence)[1] for sentence in sentences]
     left_out = {"sentences beyond a sample of a million": max(0, len(sentences) - _VOCABULARY_SENTENCES)}
     if len(sentences) > _VOCABULARY_SENTENCES:
         sentences = random.Random(0).sample(sentences, _VOCABULARY_SENTENCES)
@@ -168,11 +162,13 @@ def train_sentencepiece(pairs: Sequence[Pair], vocab_size: int) -> Vocabulary:
     usable = [sentence for sentence in short if _VOCABULARY_RESERVED not in sentence]
     left_out[f"sentences over {_VOCABULARY_BYTES} bytes"] = len(sentences) - len(short)
     left_out[f"sentences with {_VOCABULARY_RESERVED}, which SentencePiece reserves"] = len(short) - len(usable)
-    processor = _train_unigram(usable, vocab_size)
+    processor = _train_unigram(usable, vocab_size, tags, option)
     return Vocabulary(processor, {reason: count for reason, count in left_out.items() if count})
 
 
-def _train_unigram(sentences: Sequence[str], vocab_size: int) -> sentencepiece.SentencePieceProcessor:
+def _train_unigram(
+    sentences: Sequence[str], vocab_size: int, tags: Sequence[str], option: str
+) -> sentencepiece.SentencePieceProcessor:
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -180,6 +176,7 @@ def _train_unigram(sentences: Sequence[str], vocab_size: int) -> sentencepiece.S
             model_writer=model,
             model_type="unigram",
             vocab_size=vocab_size,
+            user_defined_symbols=[piece_of_tag(tag) for tag in tags],
             split_digits=True,
             byte_fallback=False,
             character_coverage=1.0,  # otherwise the rarest letters, as in "Réunion", become unknown
@@ -192,23 +189,23 @@ def _train_unigram(sentences: Sequence[str], vocab_size: int) -> sentencepiece.S
             minloglevel=3,
         )
     except RuntimeError as error:
-        raise _vocabulary_error(error, vocab_size) from error
+        raise _vocabulary_error(error, vocab_size, option) from error
     return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
 
 
-def _vocabulary_error(error: RuntimeError, vocab_size: int) -> InputError:
+def _vocabulary_error(error: RuntimeError, vocab_size: int, option: str) -> InputError:
     message = str(error)
     if high := re.search(r"Vocabulary size too high.*<= (\d+)", message, re.S):
-        return InputError(f"--vocab-size: {vocab_size} is more than the training text gives; at most {high[1]}")
+        return InputError(f"{option}: {vocab_size} is more than the training text gives; at most {high[1]}")
     if low := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
-        return InputError(f"--vocab-size: {vocab_size} is less than the text's characters; at least {low[1]}")
+        return InputError(f"{option}: {vocab_size} is less than the text's characters; at least {low[1]}")
     if re.search(r"sentences_\.empty|all_chars_count", message):
         return InputError(
             f"--data: a vocabulary needs sentences with visible characters, of at most {_VOCABULARY_BYTES} bytes and "
             f"without {_VOCABULARY_RESERVED}; the data has none"
         )
     reason = " ".join(message.split())
-    return InputError(f"--vocab-size: SentencePiece cannot make a vocabulary of {vocab_size}: {reason}")
+    return InputError(f"{option}: SentencePiece cannot make a vocabulary of {vocab_size}: {reason}")
 
 
 def encode_pairs(
@@ -219,5 +216,5 @@ def encode_pairs(
     start = [] if start_id is None else [start_id]
     return (
         [[*start, *ids, eos_id] for ids in tokenizer.encode(list(sources))],
-        [[*ids, eos_id] for ids in tokenizer.encode(list(targets))],
+        [[*ids, eos_id] for ids in target_encoder(tokenizer)(list(targets))],
     )

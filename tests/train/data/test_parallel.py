@@ -12,7 +12,6 @@ from train.data.packing import PackedBatches
 from train.data.parallel import (
     EOS_ID,
     encode_pairs,
-    hold_out,
     read_pairs,
     train_sentencepiece,
 )
@@ -118,19 +117,11 @@ def test_tfds_source_is_the_first_language_of_the_configuration(tmp_path, monkey
     assert read_pairs(["tfds:tiny_wmt/fr-en"]) == expected
     assert read_pairs([folders["fr-en"]]) == expected
     assert read_pairs(["tfds:tiny_wmt/fr-en"], split="validation") == expected[:1]
+    assert read_pairs(["tfds:tiny_wmt/fr-en"], languages=("en", "fr")) == [(b, a) for a, b in expected]
+    of_others = message_of(read_pairs, ["tfds:tiny_wmt/fr-en"], languages=("de", "en"))
+    assert of_others.endswith("row 0 is of en and fr, not of de and en")
     assert "row 0 has the fields text" in message_of(read_pairs, ["tfds:tiny_wmt/bare"])
     assert "row 0 has a NUL at character 2" in message_of(read_pairs, ["tfds:tiny_wmt/en-fr"])
-
-
-def test_hold_out_shares_no_source_and_does_not_depend_on_order():
-    pairs = [(f"sentence {n % 60}", f"Satz {n}") for n in range(100)]
-    train, held_out = hold_out(pairs, 20)
-    assert len(held_out) == 20 and len({source for source, _ in held_out}) == 20
-    assert not {source for source, _ in train} & {source for source, _ in held_out}
-    assert set(held_out) <= set(pairs[:60])
-    again = hold_out(sorted(pairs, key=lambda pair: int(pair[1].split()[1]) * 7 % 101), 20)[1]
-    assert [source for source, _ in again] == [source for source, _ in held_out]
-    assert "--held-out 60: cannot hold out so many of 60" in message_of(hold_out, pairs, 60)
 
 
 # --- vocabulary --------------------------------------------------------------------------------------------------

@@ -1,0 +1,148 @@
+"""Runs of translate with several directions, two vocabularies and a Marian to go on from; and what comes of them."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from tests.transformer_jax.marian_folders import own_model, processor
+from train.__main__ import run
+from train.translate_start import load_start, with_padding_allowed, with_padding_forbidden
+from transformer_jax import Transformer, Translator, save_marian
+from transformer_jax.decoding_defaults import DecodingDefaults, decoding_of, read_decoding_defaults
+from transformer_jax.marian import FORBIDDEN
+from transformer_jax.tokenizer import MarianTokenizer, load_tokenizer, serialized
+
+OPTIONS = (
+    "--steps 2 --eval.every 1 --checkpoint.every 1 --optimizer.warmup-steps 1 --average 1 --label-smoothing 0 "
+    "--batch-size 128 --max-length 16 --bleu-sentences 8"
+)
+SMALL = "--architecture.features 16 --architecture.num-heads 2 --architecture.mlp-dim 24 --architecture.layers 1"
+
+
+def go(folder, *command):
+    return run(["translate", *command, *OPTIONS.split(), "--run", str(folder)])
+
+
+def tensors(path):
+    return safetensors.numpy.load_file(path / "model.safetensors")
+
+
+def rows(path):
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two languages into a third, with a vocabulary on each side, some of it translated back."""
+    folder = tmp_path_factory.mktemp("two")
+    words = [f"{a}{b}" for a in "abcd" for b in "efgh"]
+    real = [f"{one} {other}\t{other} {one.upper()}" for one in words for other in words[:6]]
+    (folder / "de.tsv").write_text("\n".join(real) + "\n")
+    (folder / "fr.tsv").write_text("\n".join(row.replace("a", "i") for row in real) + "\n")
+    (folder / "bt.tsv").write_text("\n".join(f"<BT> {row}" for row in real[:20]) + "\n")
+    data = [f"{pair}={folder}/{name}.tsv" for pair, name in (("de-en", "de"), ("fr-en", "fr"), ("de-en", "bt"))]
+    command = ["--data", *data, "--held-out", "4", "--vocab-size", "22", "--target-vocab-size", "26"]
+    command += ["--architecture.norm", "post", *SMALL.split()]
+    assert go(folder / "run", *command) == 0
+    return folder, command
+
+
+def test_each_direction_has_a_score(trained, capsys):
+    folder, command = trained
+    scores = [row for row in rows(folder / "run") if "eval/bleu" in row]
+    assert all({"eval/bleu", "eval/bleu_de-en", "eval/bleu_fr-en", "eval/nll_loss"} <= row.keys() for row in scores)
+    assert go(folder / "run", *command) == 0  # nothing left to do but to say it all again
+    said = capsys.readouterr().out
+    for part in (
+        "held out: 4 de-en, 4 fr-en",
+        "<BT>, >>en<<, a token each",
+        "pairs with marked sources",
+        "22 pieces for sources",
+        "26 for targets",
+        "de-en: BLEU",
+        "on 8 held-out pairs",
+        *("chrF", "chrF++", "TER", "nc:6", "tok:tercom"),
+    ):
+        assert part in said, part
+
+
+@pytest.mark.filterwarnings("ignore:a Marian's norm_epsilon")
+def test_an_export_of_two_vocabularies_translates_and_becomes_a_marian(trained, tmp_path):
+    folder, _ = trained
+    export = folder / "run" / "export"
+    assert {path.name for path in export.iterdir()} == {
+        "config.json", "model.safetensors", "source.spm", "target.spm", "vocab.json", "target_vocab.json",
+        "tokenizer_config.json",
+    }  # fmt: skip
+    model, params = Transformer.from_pretrained(export)
+    c = model.config
+    assert (c.vocab_size, c.target_vocab_size) == (22, 26)
+    assert not c.share_encoder_decoder_embeddings and c.tie_word_embeddings and "lm_head" not in params
+    save_marian(tmp_path, model, params, load_tokenizer(export), DecodingDefaults(num_beams=2))
+    _, same = Transformer.from_pretrained(tmp_path)
+    # What stands in the first position is moved, and sinusoids are in halves: the same model.
+    texts = [">>en<< ae bf", ">>en<< be"]
+    how = {"num_beams": 2, "preset": "hf", "length_penalty": 1.0, "max_length": 16, "max_output_length": 16}
+    ours, theirs = (Translator.from_pretrained(path, **how).n_best(texts) for path in (export, tmp_path))
+    for one, other in zip(ours, theirs, strict=True):
+        assert [output.ids for output in one] == [output.ids for output in other]
+        assert [o.score for o in one] == pytest.approx([o.score for o in other], abs=1e-4)  # other sums in float32
+    assert same["final_logits_bias"][0] == params["final_logits_bias"][0] == FORBIDDEN
+    assert not tensors(tmp_path)["model.decoder.embed_tokens.weight"][0].any()  # as CTranslate2 takes the start
+
+
+@pytest.mark.filterwarnings("ignore:a Marian's norm_epsilon")
+def test_training_goes_on_from_two_vocabularies_and_from_their_marian(trained, tmp_path, capsys):
+    """One run from each: what is exported is what was, where nothing is learned."""
+    folder, command = trained
+    export, marian = folder / "run" / "export", tmp_path / "marian"
+    model, params = Transformer.from_pretrained(export)
+    defaults = DecodingDefaults(num_beams=3, max_length=20, length_penalty=0.5, bad_words_ids=((0,), (4,)))
+    save_marian(marian, model, params, load_tokenizer(export), defaults)
+    start = load_start(str(export), seed=0)
+    assert not start.model.config.final_logits_bias and "final_logits_bias" not in start.params
+    still = [*command[: command.index("--vocab-size")], "--optimizer.learning-rate", "1e-12", "--model", str(marian)]
+    assert go(tmp_path / "run", *still) == 0
+    assert "26 for targets of" in capsys.readouterr().out
+    went_on = tmp_path / "run" / "export"
+    assert read_decoding_defaults(went_on) == decoding_of(went_on) == defaults and decoding_of(export) is None
+    translator = Translator.from_pretrained(went_on)
+    assert (translator.num_beams, translator.length_penalty, translator.max_output_length) == (3, 0.5, 20)
+    assert serialized(load_tokenizer(went_on)) == serialized(load_tokenizer(marian))
+    model, params = Transformer.from_pretrained(went_on)
+    save_marian(tmp_path / "again", model, params, load_tokenizer(went_on), decoding_of(went_on))
+    before, after = tensors(marian), tensors(tmp_path / "again")
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        np.testing.assert_allclose(after[name], tensor, atol=1e-6, rtol=0, err_msg=name)
+    for name in ("config.json", "generation_config.json", "vocab.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (marian / name).read_bytes()
+
+
+def test_padding_is_forbidden_in_exports_alone():
+    model, params = own_model(final_logits_bias=True)
+    tokenizer = MarianTokenizer.of_sentencepiece(processor(), processor())
+    config, exported = with_padding_forbidden(model.config, params, tokenizer)
+    assert exported["final_logits_bias"][0] == FORBIDDEN and params["final_logits_bias"][0] != FORBIDDEN
+    back, allowed = with_padding_allowed(model.clone(config=config), exported)
+    assert back.config.final_logits_bias and allowed["final_logits_bias"][0] == 0
+    np.testing.assert_array_equal(allowed["final_logits_bias"][1:], params["final_logits_bias"][1:])
+    assert with_padding_forbidden(model.config, params, processor())[0] == model.config
+    assert with_padding_allowed(model, params)[1]["final_logits_bias"] is params["final_logits_bias"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--both-directions", "--both-directions True has no meaning without --data"),
+        ("--data en-de=x.tsv --both-directions --target-vocab-size 9", "--target-vocab-size 9 has no meaning beside"),
+        ("--data x.tsv --model {f} --target-vocab-size 9", "--target-vocab-size 9 has no meaning beside --model"),
+        ("--target-vocab-size 3", "--target-vocab-size"),
+    ],
+)
+def test_options_that_do_not_fit(options, message, tmp_path, capsys):
+    assert run(["translate", *options.format(f=tmp_path).split(), "--run", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
