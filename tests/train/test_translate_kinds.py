@@ -1,5 +1,7 @@
 """Runs of translate with several directions, two vocabularies and a Marian to go on from; and what comes of them."""
 
+import contextlib
+import io
 import json
 
 import numpy as np
@@ -45,16 +47,16 @@ def trained(tmp_path_factory):
     data = [f"{pair}={folder}/{name}.tsv" for pair, name in (("de-en", "de"), ("fr-en", "fr"), ("de-en", "bt"))]
     command = ["--data", *data, "--held-out", "4", "--vocab-size", "22", "--target-vocab-size", "26"]
     command += ["--architecture.norm", "post", *SMALL.split()]
-    assert go(folder / "run", *command) == 0
-    return folder, command
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert go(folder / "run", *command) == 0
+    return folder, command, said.getvalue()
 
 
-def test_each_direction_has_a_score(trained, capsys):
-    folder, command = trained
+def test_each_direction_has_a_score(trained):
+    folder, _, said = trained
     scores = [row for row in rows(folder / "run") if "eval/bleu" in row]
     assert all({"eval/bleu", "eval/bleu_de-en", "eval/bleu_fr-en", "eval/nll_loss"} <= row.keys() for row in scores)
-    assert go(folder / "run", *command) == 0  # nothing left to do but to say it all again
-    said = capsys.readouterr().out
     for part in (
         "held out: 4 de-en, 4 fr-en",
         "<BT>, >>en<<, a token each",
@@ -68,35 +70,59 @@ def test_each_direction_has_a_score(trained, capsys):
         assert part in said, part
 
 
-@pytest.mark.filterwarnings("ignore:a Marian's norm_epsilon")
-def test_an_export_of_two_vocabularies_translates_and_becomes_a_marian(trained, tmp_path):
-    folder, _ = trained
-    export = folder / "run" / "export"
+TEXTS = [">>en<< ae bf", ">>en<< be"]
+BEAMS = {"num_beams": 2, "length_penalty": 1.0, "early_stopping": False}
+
+
+@pytest.fixture(scope="module")
+def marian(trained, tmp_path_factory):
+    """The run's export as a Marian: (folder, the translations of TEXTS that the export gives)."""
+    folder, export = tmp_path_factory.mktemp("marian"), trained[0] / "run" / "export"
+    model, params = Transformer.from_pretrained(export)
+    with pytest.warns(UserWarning, match="norm_epsilon"):
+        save_marian(folder, model, params, load_tokenizer(export), DecodingDefaults(bad_words_ids=((0,),), **BEAMS))
+    found = Translator.from_pretrained(export, preset="hf", max_length=16, max_output_length=16, **BEAMS).n_best(TEXTS)
+    return folder, found
+
+
+def test_an_export_of_two_vocabularies_becomes_a_marian(trained, marian):
+    export = trained[0] / "run" / "export"
     assert {path.name for path in export.iterdir()} == {
         "config.json", "model.safetensors", "source.spm", "target.spm", "vocab.json", "target_vocab.json",
         "tokenizer_config.json",
     }  # fmt: skip
-    model, params = Transformer.from_pretrained(export)
-    c = model.config
+    c = Transformer.from_pretrained(export)[0].config
     assert (c.vocab_size, c.target_vocab_size) == (22, 26)
-    assert not c.share_encoder_decoder_embeddings and c.tie_word_embeddings and "lm_head" not in params
-    save_marian(tmp_path, model, params, load_tokenizer(export), DecodingDefaults(num_beams=2))
-    _, same = Transformer.from_pretrained(tmp_path)
+    assert not c.share_encoder_decoder_embeddings and c.tie_word_embeddings
+    folder, expected = marian
     # What stands in the first position is moved, and sinusoids are in halves: the same model.
-    texts = [">>en<< ae bf", ">>en<< be"]
-    how = {"num_beams": 2, "preset": "hf", "length_penalty": 1.0, "max_length": 16, "max_output_length": 16}
-    ours, theirs = (Translator.from_pretrained(path, **how).n_best(texts) for path in (export, tmp_path))
-    for one, other in zip(ours, theirs, strict=True):
+    found = Translator.from_pretrained(folder, max_length=16, max_output_length=16).n_best(TEXTS)
+    for one, other in zip(found, expected, strict=True):
         assert [output.ids for output in one] == [output.ids for output in other]
         assert [o.score for o in one] == pytest.approx([o.score for o in other], abs=1e-4)  # other sums in float32
-    assert same["final_logits_bias"][0] == params["final_logits_bias"][0] == FORBIDDEN
-    assert not tensors(tmp_path)["model.decoder.embed_tokens.weight"][0].any()  # as CTranslate2 takes the start
+    table = tensors(folder)["model.decoder.embed_tokens.weight"]
+    assert table.shape == (26, 16) and not table[0].any()  # as CTranslate2 takes the start
+    assert tensors(folder)["final_logits_bias"][0, 0] == tensors(export)["final_logits_bias"][0] == FORBIDDEN
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pytorch_translates_what_was_trained(marian, peers):
+    torch, transformers = peers
+    folder, expected = marian
+    tokenizer = transformers.MarianTokenizer.from_pretrained(folder)
+    model, report = transformers.MarianMTModel.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values()), report
+    with torch.inference_mode():
+        ids = model.eval().generate(**tokenizer(TEXTS, return_tensors="pt", padding=True), max_length=16)
+    for row, outputs in zip(ids.tolist(), expected, strict=True):
+        assert tuple(id_ for id_ in row[1:] if id_ not in (0, 1)) == outputs[0].ids
+    assert tokenizer.batch_decode(ids, skip_special_tokens=True) == [outputs[0].text for outputs in expected]
 
 
 @pytest.mark.filterwarnings("ignore:a Marian's norm_epsilon")
 def test_training_goes_on_from_two_vocabularies_and_from_their_marian(trained, tmp_path, capsys):
-    """One run from each: what is exported is what was, where nothing is learned."""
-    folder, command = trained
+    """What is exported is what was, where nothing is learned."""
+    folder, command, _ = trained
     export, marian = folder / "run" / "export", tmp_path / "marian"
     model, params = Transformer.from_pretrained(export)
     defaults = DecodingDefaults(num_beams=3, max_length=20, length_penalty=0.5, bad_words_ids=((0,), (4,)))

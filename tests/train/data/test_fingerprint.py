@@ -5,7 +5,7 @@ import os
 import pytest
 
 from train.data import cldr_pairs, python_docs
-from train.data.fingerprint import changed, fingerprint, fingerprint_of
+from train.data.fingerprint import changed, fingerprint, fingerprint_of, fingerprint_of_model
 from train.errors import InputError
 
 
@@ -30,6 +30,13 @@ def test_a_file_that_changes_is_named(files):
     files[1].unlink()
     with pytest.raises(InputError, match=f"^--eval.data: no such file: {files[1]}"):
         fingerprint(data, "--eval.data")
+
+
+def test_every_file_of_a_model_counts(tmp_path):
+    names = ["config.json", "model.safetensors", "source.spm", "spm.model", "vocab.txt"]
+    for name in [*names, "README.md"]:
+        (tmp_path / name).write_bytes(b"x")
+    assert list(fingerprint_of_model(tmp_path)) == [str(tmp_path / name) for name in names]
 
 
 def test_same_content_under_other_names_is_no_change():

@@ -162,8 +162,9 @@ def test_a_tag_is_one_token_of_a_new_vocabulary(both_ways, tmp_path):
         tags, text = split_tags(source)
         assert source_ids == [*(ids[tag][0] for tag in tags), *processor.encode(text), 1]
         assert not {3, 4, 5} & {*target_ids, *processor.encode(text)}
-    others = [processor.id_to_piece(i) for i in range(6, 30)]
-    assert not any(set(piece) & set("<>") for piece in others)  # tags are no text that pieces are learned from
+    bare = [(split_tags(source)[1], target) for source, target in both_ways.pairs]  # tags are no text to learn from
+    same = train_sentencepiece(bare, 30, both_ways.tags).processor
+    assert same.serialized_model_proto() == processor.serialized_model_proto()
     smaller = message_of(load_vocabulary, tmp_path, False, None, both_ways, 9)
     assert smaller.startswith("--vocab-size: 9 is less than the text's characters; at least")
 
