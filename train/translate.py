@@ -43,10 +43,12 @@ from train.translate_start import (
     load_start,
     load_vocabulary,
     spelling_note,
-    with_padding_forbidden,
+    unspoken,
+    with_forbidden,
 )
 from transformer_jax import Transformer, TransformerConfig, Translator, stack_layers
 from transformer_jax.checkpoints import write_files
+from transformer_jax.decoding import Forbidden
 from transformer_jax.decoding_defaults import DecodingDefaults, constraints_of, decoding_file
 from transformer_jax.tokenizer import save_tokenizer, serialized
 
@@ -145,6 +147,8 @@ def main(config: TranslateConfig) -> None:
         sources = [source for source, _ in corpus.held_out[: config.bleu_sentences]]
         decoding = start and start.decoding
         constraints = constraints_of(decoding, model.config.eos_id) if decoding else ()
+        if never := unspoken(model.config, processor):
+            constraints = (*constraints, Forbidden(never))
 
         def evaluate_held_out(params: Any) -> dict[str, Any]:
             row = evaluate(eval_step, params, (put_batch(held_out_batches[k], mesh) for k in range(count)))
@@ -298,7 +302,7 @@ def finish(
     steps, params = average_checkpoints(config, last_step)
     if jax.process_index():
         return
-    exported, params = with_padding_forbidden(model.config, params, processor)
+    exported, params = with_forbidden(model.config, params, unspoken(model.config, processor))
     with exporting(config.run) as folder:
         model.clone(config=exported).save_pretrained(folder, params)
         save_tokenizer(folder, processor)

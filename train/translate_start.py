@@ -20,12 +20,13 @@ from transformer_jax.checks import shown
 from transformer_jax.decoding_defaults import DecodingDefaults, decoding_of
 from transformer_jax.marian import BIAS, FORBIDDEN
 from transformer_jax.seq2seq import MODEL_TYPE
-from transformer_jax.tags import check_tags
+from transformer_jax.tags import check_tags, tag_ids
 from transformer_jax.tokenizer import (
     FILES,
     JsonTokenizer,
     MarianTokenizer,
     load_tokenizer,
+    pieces_of,
     save_tokenizer,
     target_encoder,
 )
@@ -64,34 +65,44 @@ def load_start(name: str, seed: int) -> Start | None:
             model, params = warm_start(name, seed=seed)
             return Start(name, model, params, JsonTokenizer(BertTokenizer.from_pretrained(name).backend))
         translator = Translator.from_pretrained(name)
-        model, params = with_padding_allowed(translator.model, unstack_layers(translator.params))
+        model, params = with_allowed(translator.model, unstack_layers(translator.params))
         return Start(name, model, params, translator.tokenizer, decoding_of(name))
 
 
-# --- padding -----------------------------------------------------------------------------------------------------
+# --- tokens that are never put out ---------------------------------------------------------------------------------
 
 
-def with_padding_forbidden(
-    config: TransformerConfig, params: Mapping[str, Any], tokenizer: Any
-) -> tuple[TransformerConfig, dict[str, Any]]:
-    """A model whose logits forbid padding, as a Marian's must that is to begin with padding; see `save_marian`.
+def unspoken(config: TransformerConfig, tokenizer: Any) -> tuple[int, ...]:
+    """Tokens that no target has: tags, and the padding of a MarianTokenizer, which begins the decoder.
 
-    Only one with a MarianTokenizer: others get a padding of their own when they are written as a Marian.
+    Another tokenizer gets a padding of its own when it is written as a Marian, see `save_marian`.
     """
-    if not isinstance(tokenizer, MarianTokenizer) or config.pad_id != config.decoder_start_id:
+    if isinstance(tokenizer, JsonTokenizer):
+        return ()
+    if not isinstance(tokenizer, MarianTokenizer):
+        return tuple(tag_ids(pieces_of(tokenizer)))
+    padding = [config.pad_id] if config.pad_id == config.decoder_start_id else []
+    return (*padding, *tag_ids(tokenizer.target_vocab))
+
+
+def with_forbidden(
+    config: TransformerConfig, params: Mapping[str, Any], ids: Sequence[int]
+) -> tuple[TransformerConfig, dict[str, Any]]:
+    """A model whose logits forbid these tokens, as that of a Marian must what it begins with."""
+    if not ids:
         return config, dict(params)
     bias_V = np.array(params[BIAS] if config.final_logits_bias else np.zeros(config.target_vocab_size), np.float32)
-    bias_V[config.pad_id] = FORBIDDEN
+    bias_V[list(ids)] = FORBIDDEN
     return dataclasses.replace(config, final_logits_bias=True), {**params, BIAS: bias_V}
 
 
-def with_padding_allowed(model: Transformer, params: Mapping[str, Any]) -> tuple[Transformer, dict[str, Any]]:
+def with_allowed(model: Transformer, params: Mapping[str, Any]) -> tuple[Transformer, dict[str, Any]]:
     """The same undone, while a model is trained: label smoothing would count what is forbidden as a great loss."""
     config = model.config
-    if not config.final_logits_bias or params[BIAS][config.pad_id] > FORBIDDEN / 2:
+    bias_V = np.array(params[BIAS]) if config.final_logits_bias else np.zeros(1)
+    if not (forbidden_V := bias_V <= FORBIDDEN / 2).any():
         return model, dict(params)
-    bias_V = np.array(params[BIAS])
-    bias_V[config.pad_id] = 0
+    bias_V[forbidden_V] = 0
     if bias_V.any():
         return model, {**params, BIAS: bias_V}
     rest = {name: value for name, value in params.items() if name != BIAS}

@@ -9,7 +9,8 @@ from transformer_jax.checks import require
 # In front of a source that a model wrote, of a target that people wrote (Caswell et al. 2019).
 BACK_TRANSLATED = "<BT>"
 UNKNOWN = ">>\ue000<<"  # the tag of no language
-_IN_FRONT = re.compile(rf"(?:(?:>>[\w-]+<<|{BACK_TRANSLATED})(?:\s+|$))*")
+_TAG = rf"(?:>>[\w-]+<<|{BACK_TRANSLATED})"
+_IN_FRONT = re.compile(rf"(?:{_TAG}(?:\s+|$))*")
 
 
 def language_tag(language: str) -> str:
@@ -37,6 +38,11 @@ def check_tags(tokenizer: Any, tags: Iterable[str]) -> None:
 
 def piece_of_tag(tag: str) -> str:
     return f"▁{tag}"
+
+
+def tag_ids(pieces: Mapping[str, int]) -> list[int]:
+    """The ids of a vocabulary's tags."""
+    return [id_ for piece, id_ in pieces.items() if re.fullmatch(f"▁?{_TAG}", piece)]
 
 
 def marian_names(pieces: Mapping[str, int]) -> dict[str, int]:

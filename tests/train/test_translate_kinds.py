@@ -10,7 +10,8 @@ import safetensors.numpy
 
 from tests.transformer_jax.marian_folders import own_model, processor
 from train.__main__ import run
-from train.translate_start import load_start, with_padding_allowed, with_padding_forbidden
+from train.data.parallel import train_sentencepiece
+from train.translate_start import load_start, unspoken, with_allowed, with_forbidden
 from transformer_jax import Transformer, Translator, save_marian
 from transformer_jax.decoding_defaults import DecodingDefaults, decoding_of, read_decoding_defaults
 from transformer_jax.marian import FORBIDDEN
@@ -147,16 +148,21 @@ def test_training_goes_on_from_two_vocabularies_and_from_their_marian(trained, t
         assert (tmp_path / "again" / name).read_bytes() == (marian / name).read_bytes()
 
 
-def test_padding_is_forbidden_in_exports_alone():
+def test_what_no_target_has_is_forbidden_in_exports_alone():
     model, params = own_model(final_logits_bias=True)
     tokenizer = MarianTokenizer.of_sentencepiece(processor(), processor())
-    config, exported = with_padding_forbidden(model.config, params, tokenizer)
-    assert exported["final_logits_bias"][0] == FORBIDDEN and params["final_logits_bias"][0] != FORBIDDEN
-    back, allowed = with_padding_allowed(model.clone(config=config), exported)
-    assert back.config.final_logits_bias and allowed["final_logits_bias"][0] == 0
-    np.testing.assert_array_equal(allowed["final_logits_bias"][1:], params["final_logits_bias"][1:])
-    assert with_padding_forbidden(model.config, params, processor())[0] == model.config
-    assert with_padding_allowed(model, params)[1]["final_logits_bias"] is params["final_logits_bias"]
+    assert unspoken(model.config, tokenizer) == (0,) and unspoken(model.config, processor()) == ()
+    tagged = train_sentencepiece([("ab cd", "ef")], 12, [">>de<<", "<BT>"]).processor
+    assert unspoken(model.config, tagged) == (3, 4)
+    assert unspoken(model.config, MarianTokenizer.of_sentencepiece(processor(), tagged)) == (0, 3, 4)
+    config, exported = with_forbidden(model.config, params, (0, 4))
+    bias_V = params["final_logits_bias"]
+    assert (exported["final_logits_bias"][[0, 4]] == FORBIDDEN).all() and bias_V[0] != FORBIDDEN
+    back, allowed = with_allowed(model.clone(config=config), exported)
+    assert back.config.final_logits_bias
+    np.testing.assert_array_equal(allowed["final_logits_bias"], np.where(np.isin(np.arange(36), [0, 4]), 0, bias_V))
+    assert with_forbidden(model.config, params, ()) == (model.config, params)
+    assert with_allowed(model, params)[1]["final_logits_bias"] is bias_V
 
 
 @pytest.mark.parametrize(
