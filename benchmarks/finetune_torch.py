@@ -31,6 +31,8 @@ from train.tasks import TASKS, ColumnsConfig, Settings
 from train.tasks.base import NO_LABEL
 from transformer_jax.checkpoints import read_config
 
+COMMAND = " ".join(["python", *sys.argv])
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -159,7 +161,10 @@ def main(options: Options) -> None:
     features = [task.features(rows, tokenizer, config, training=rows is training) for rows in (training, test)]
     padding = {"input_ids": tokenizer.pad_id, "token_type_ids": 0, "attention_mask": 0, "tags": NO_LABEL}
     # A run of hours that was stopped goes on behind the last seed that it wrote.
-    seeds = json.loads(options.out.read_text())["seeds"] if options.out.exists() else {}
+    known = json.loads(options.out.read_text()) if options.out.exists() else {"command": COMMAND, "seeds": {}}
+    if known["command"] != COMMAND:
+        sys.exit(f"--out {options.out} is of another command: {known['command']}")
+    seeds = known["seeds"]
     for seed in range(len(seeds), options.seeds):
         scores, seconds = run_seed(options, seed, task, config, test, features, padding)
         seeds[str(seed)] = {**scores, "seconds": seconds}
@@ -171,7 +176,7 @@ def result_of(seeds: dict[str, dict[str, float]]) -> dict[str, Any]:
     """The record, of as many seeds as there are."""
     columns = {name: [row[name] for row in seeds.values()] for name in seeds["0"]}
     return {
-        "command": " ".join(["python", *sys.argv]),
+        "command": COMMAND,
         "date": datetime.date.today().isoformat(),
         "versions": {
             "python": platform.python_version(),

@@ -3,6 +3,7 @@
 import os
 import signal
 import warnings
+from pathlib import Path
 
 # Before jax starts its backend: the sharding tests need several devices on a machine that has one.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -20,6 +21,15 @@ jax.config.update("jax_disable_most_optimizations", True)
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_mappings():
+    """Every compiled program maps some pages, and Linux kills a process that has 65,530 mappings."""
+    yield
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and mappings.read_bytes().count(b"\n") > 25_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -150,6 +150,7 @@ class Task(NamedTuple):
         best_mode: whether the least or the greatest value is the best.
         keeps_best: whether the job ends with the best checkpoint, not the last: every state that is evaluated is
             saved then.
+        keeps_up_to_best: whether the job ends with those up to the best one: as many are kept as of the latest.
     """
 
     name: str
@@ -162,6 +163,7 @@ class Task(NamedTuple):
     params: Any = None
     best_mode: Literal["min", "max"] = "min"
     keeps_best: bool = False
+    keeps_up_to_best: bool = False
 
 
 class Program(NamedTuple):
@@ -184,15 +186,15 @@ def make_program(task: Task, config: JobConfig, mesh: Mesh) -> Program:
 
 
 def open_checkpoints(
-    config: JobConfig, best: str = "eval/loss", best_mode: Literal["min", "max"] = "min"
+    config: JobConfig, best: str = "eval/loss", best_mode: Literal["min", "max"] = "min", up_to_best: bool = False
 ) -> Checkpoints:
-    """The checkpoints of a run."""
+    """The checkpoints of a run; see `Task` for what is kept."""
     return Checkpoints(
         config.run / "checkpoints",
         keep_latest=config.checkpoint.keep,
         best_metric=best,
         best_mode=best_mode,
-        keep_up_to_best=config.eval.patience is not None,
+        keep_up_to_best=up_to_best,
     )
 
 
@@ -219,7 +221,7 @@ def _train(
     task: Task, config: JobConfig, mesh: Mesh, program: Program, stop: Stop
 ) -> tuple[TrainState, dict[str, Any]]:
     data = iterate(task.batches)
-    with jax.set_mesh(mesh), open_checkpoints(config, task.best, task.best_mode) as checkpoints:
+    with jax.set_mesh(mesh), open_checkpoints(config, task.best, task.best_mode, task.keeps_up_to_best) as checkpoints:
         start = checkpoints.newest() or 0
         if start:
             restored, position = checkpoints.restore(start, program.abstract._asdict())
@@ -288,9 +290,12 @@ def is_sound(state: TrainState, meter: "Meter", evaluation: dict[str, Any]) -> b
     """Whether a state is worth keeping: finite, and neither its losses nor the step that led to it speaks against.
 
     An update can ruin parameters that are still finite; the evaluation tells, or else that the next steps are skipped.
+    Of a moving average's parameters the evaluation says nothing of those that training goes on from.
     """
     losses = [value for name, value in evaluation.items() if name.endswith("loss")]
-    good = all(map(math.isfinite, losses)) if losses else meter.streak == 0
+    good = all(map(math.isfinite, losses))
+    if not losses or state.evaluated is not state.params:
+        good = good and meter.streak == 0
     return good and bool(all_finite(state.params))
 
 

@@ -55,13 +55,12 @@ def load_params(folder: Path) -> dict[str, Any]:
     context.pytree.loading.partial_load = True
     with context:
         saved = ocp.checkpointables_metadata(folder).metadata["state"]
-        wanted = {"params": saved["params"]}
         optimizer = saved.get("opt_state")
-        if isinstance(optimizer, dict) and optimizer.keys() == set(Averaged._fields):
-            wanted = {"opt_state": {"average": optimizer["average"]}}
+        averaged = isinstance(optimizer, dict) and optimizer.keys() == set(Averaged._fields)
+        wanted = {"opt_state": {"average": optimizer["average"]}} if averaged else {"params": saved["params"]}
         abstract = jax.tree.map(lambda _: np.ndarray, wanted)
-        (loaded,) = ocp.load_checkpointables(folder, {"state": abstract})["state"].values()
-        return loaded.get("average", loaded)
+        loaded = ocp.load_checkpointables(folder, {"state": abstract})["state"]
+        return loaded["opt_state"]["average"] if averaged else loaded["params"]
 
 
 def system_reason(error: BaseException | None) -> str | None:

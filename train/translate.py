@@ -88,8 +88,7 @@ class TranslateConfig(JobConfig):
     """Checkpoints that are averaged into the exported model: the last ones, with --eval.patience those up to the best.
     With --optimizer.ema they hold moving averages, and these are averaged."""
     best: Literal["nll_loss", "bleu"] = "nll_loss"
-    """Which checkpoint is the best one, and whether an evaluation is better (--eval.patience): by the least held-out
-    loss, or by the greatest BLEU."""
+    """With --eval.patience: what tells the best checkpoint, the least held-out loss or the greatest BLEU."""
     held_out: Count = 1000
     """Pairs that are held out of --data without --eval.data; of each direction that it names."""
     bleu_sentences: Count = 200
@@ -118,10 +117,10 @@ def main(config: TranslateConfig) -> None:
     with Run("translate", config) as run:
         corpus = load_corpus(config.data, config.eval.data, config.held_out, config.both_directions)
         sizes = config.vocab_size, config.target_vocab_size
-        processor, notes = load_vocabulary(config.run, run.going_on, start, corpus, *sizes)
+        held_out_option = "--eval.data" if config.eval.data else "--data" if config.data else "--held-out"
+        processor, notes = load_vocabulary(config.run, run.going_on, start, corpus, held_out_option, *sizes)
         notes += spelling_note(processor, corpus.held_out)
         model = make_model(config, start, processor)
-        held_out_option = "--eval.data" if config.eval.data else "--data" if config.data else "--held-out"
         shape = {"multiple": parts}
         batches = make_batches(
             config, model, processor, corpus.pairs, steps=config.steps, seed=config.seed, option="--data", **shape
@@ -160,8 +159,11 @@ def main(config: TranslateConfig) -> None:
 
         ids = jax.ShapeDtypeStruct((row_shards(mesh), 8), jnp.int32)
         params = start and (stack_layers(start.params) if config.scan_layers else start.params)
-        best, mode = judge_of(config)
-        task = Task("translate", model, (ids, ids), objective, batches, evaluate_held_out, best, params, mode)
+        best, mode, up_to_best = judge_of(config)
+        task = Task(
+            "translate", model, (ids, ids), objective, batches, evaluate_held_out, best, params, mode,
+            keeps_up_to_best=up_to_best,
+        )  # fmt: skip
         state, row = train(task, config, mesh)
         finish(config, model, processor, corpus, decoding, int(state.step), mesh.local_mesh)
         say_verdict(row["eval/nll_loss"], model.config.vocab_size)
@@ -180,6 +182,8 @@ def check_choices(config: TranslateConfig) -> None:
         refuse_idle(config.eval, ("data",), "without --data", "--eval.")
     if config.eval.data:
         refuse_idle(config, ("held_out",), "beside --eval.data")
+    if config.eval.patience is None:
+        refuse_idle(config, ("best",), "without --eval.patience")
     if config.both_directions:
         refuse_idle(config, ("target_vocab_size",), "beside --both-directions: both languages are on both sides")
     if config.average > config.checkpoint.keep:
@@ -267,9 +271,10 @@ def on_host(params: Any) -> Any:
 # --- the end of a run --------------------------------------------------------------------------------------------
 
 
-def judge_of(config: TranslateConfig) -> tuple[str, Literal["min", "max"]]:
-    """The name in an evaluation's row that --best is about, and whether its least or greatest value is the best."""
-    return f"eval/{config.best}", "max" if config.best == "bleu" else "min"
+def judge_of(config: TranslateConfig) -> tuple[str, Literal["min", "max"], bool]:
+    """How checkpoints are judged: the name in an evaluation's row that --best is about, whether its least or greatest
+    value is the best, and whether the run ends with the checkpoints up to the best one."""
+    return f"eval/{config.best}", "max" if config.best == "bleu" else "min", config.eval.patience is not None
 
 
 def average_checkpoints(config: TranslateConfig, last_step: int) -> tuple[list[int], Any]:

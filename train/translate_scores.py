@@ -24,7 +24,7 @@ def bleu_row(translations: Sequence[str], corpus: Corpus) -> dict[str, float]:
     count = len(translations)
     references = [target for _, target in corpus.held_out[:count]]
     found = bleu_by_kind(translations, references, corpus.directions[:count])
-    return {f"eval/bleu_{direction}".removesuffix("_"): bleu for direction, bleu in found.items()}
+    return {f"eval/bleu_{direction}" if direction else "eval/bleu": bleu for direction, bleu in found.items()}
 
 
 def say_translations(translations: Sequence[str], corpus: Corpus) -> None:

@@ -118,11 +118,18 @@ def vocabulary_folder(run: Path) -> Path:
 
 
 def load_vocabulary(
-    run: Path, going_on: bool, start: Start | None, corpus: Corpus, size: int, target_size: int | None = None
+    run: Path,
+    going_on: bool,
+    start: Start | None,
+    corpus: Corpus,
+    held_out: str,
+    size: int,
+    target_size: int | None = None,
 ) -> tuple[Any, list[tuple[str, str]]]:
     """The run's own vocabulary if it goes on, that of --model, or one trained on the pairs; and what to say of it.
 
     Args:
+        held_out: the option that held-out pairs come from.
         target_size: where targets have a vocabulary of their own.
 
     Raises:
@@ -139,8 +146,8 @@ def load_vocabulary(
         processor, missing = _train_vocabulary(corpus, size, target_size)
         notes = [("vocabulary", f"{_sizes(processor)} learned from the training pairs")]
         notes += left_out("vocabulary: ", missing)
-    tags = sorted({*corpus.tags, *tags_of(corpus.held_out, "--eval.data")})
-    with blaming(f"--model {start.name}" if start else "--eval.data"):
+    tags = sorted({*corpus.tags, *tags_of(corpus.held_out, held_out)})
+    with blaming(f"--model {start.name}" if start else held_out):
         check_tags(processor, tags)
     if tags:
         notes.append(("tags", f"{', '.join(tags)}, a token each"))

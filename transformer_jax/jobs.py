@@ -159,12 +159,13 @@ class TranslateJob(SentencesJob):
     def load(self) -> Translator:
         wasted = f"--n-best {self.n_best}: --format text has the best output alone; give --format tsv or jsonl"
         require(self.n_best == 1 or self.format != "text", wasted)
-        if self.num_beams == 1:
-            beams_only = ("length_penalty", "early_stopping", "preset")
-            idle = [f"--{name.replace('_', '-')}" for name in beams_only if getattr(self, name) is not None]
-            require(not idle, f"{listed(idle)}: no meaning beside --num-beams 1, which is greedy search")
         translator = super().load()
         beams = translator.num_beams
+        beams_only = () if beams > 1 else ("length_penalty", "early_stopping", "preset")
+        idle = [f"--{name.replace('_', '-')}" for name in beams_only if getattr(self, name) is not None]
+        require(not idle, f"{listed(idle)}: no meaning beside --num-beams 1, which is greedy search")
+        fixed = translator.preset == "marian" and self.early_stopping is not None
+        require(not fixed, "--early-stopping: no meaning beside --preset marian, which has a rule of its own")
         require(self.n_best <= beams, f"--n-best {self.n_best} is more than the {beams} of --num-beams")
         require(beams > 1 or not self.phrases, f"--phrases: {GREEDY}")
         return translator

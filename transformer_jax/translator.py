@@ -62,16 +62,13 @@ from transformer_jax.generation import GREEDY
 from transformer_jax.loading import MORE_FILES, load_models
 from transformer_jax.seq2seq import Transformer
 from transformer_jax.shortlist import ShortList, short_lists
-from transformer_jax.texts import checked_texts, progress
+from transformer_jax.texts import TextError, checked_texts, progress
 from transformer_jax.tokenizer import Tokenizer, check_tokenizer
 from transformer_jax.weights import model_folder
 
 LONGER = 50  # tokens that an output may have more than its source (Vaswani et al. 2017, section 6.1)
 
-_NOTHING = (
-    "the model gives scores that are not finite: look for nan or infinity in the parameters, or for constraints that "
-    "leave no token, or none of a phrase"
-)
+_NOTHING = "has scores that are not finite: look for nan in the parameters, or constraints that leave no token"
 
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 
@@ -110,7 +107,6 @@ class Translator:
         others: further models over the same vocabulary, with their parameters: the mean of all probabilities decides.
         mesh: the rows of each batch are split over all its devices, whatever its axes are, and the parameters copied to
             each; None for the default device. The rows are then a multiple of the number of devices.
-
         shortlist: what each output is made of, by the words of its source. Only these words' logits are computed, and
             scores are under probabilities that are shared among them alone: higher ones than without.
 
@@ -312,12 +308,16 @@ class Translator:
                     keys_B = row_keys(key, [first + i for i in members], self._rows(len(members)))
                 found = self._decode_batch([asked[i] for i in members], keys_B, kind)
                 for i, own in zip(members, found, strict=True):
+                    if own is None:
+                        raise TextError("sentences", i, _NOTHING)
                     outputs[i] = own
                 advance(len(members))
         return outputs
 
-    def _decode_batch(self, asked: list[Asked], keys_B: Array | None, kind: type[Search]) -> Iterator[list[Output]]:
-        """The outputs of sentences, the longest of which is the last."""
+    def _decode_batch(
+        self, asked: list[Asked], keys_B: Array | None, kind: type[Search]
+    ) -> Iterator[list[Output] | None]:
+        """The outputs of sentences, the longest of which is the last; None where scores are not finite."""
         c, rows = self.model.config, self._rows(len(asked))
         width = min(bucket(len(asked[-1].source)), self._reach)
         batch = padded([each.source for each in asked], [each.limit for each in asked], rows, width, c)
@@ -353,9 +353,9 @@ class Translator:
             )
         for row, each in enumerate(asked):
             ids_WT, scores_W = ids_BWT[row, :, : each.limit], scores_BW[row].tolist()
-            require(ids_WT[0, 1] != BROKEN, _NOTHING)
-            found = zip(ids_WT, scores_W, strict=True)
-            yield [(tokens_of(ids_T, c.eos_id), score) for ids_T, score in found if score > -math.inf]
+            both = zip(ids_WT, scores_W, strict=True)
+            found = [(tokens_of(ids_T, c.eos_id), score) for ids_T, score in both if score > -math.inf]
+            yield None if ids_WT[0, 1] == BROKEN else found
 
     def _attention(self, sentences: list[str], translations: list[str], layer: int) -> list[np.ndarray]:
         """What the tokens of translations attend to in their sentences, see `token_attention`."""

@@ -2,6 +2,7 @@
 
 import json
 import re
+import types
 
 import flax.traverse_util
 import jax
@@ -11,6 +12,7 @@ import pytest
 import safetensors.numpy
 
 from bert_jax import BertConfig, BertForMaskedLM, BertTokenizer, warm_start
+from train import storage
 from train.__main__ import run
 from train.checkpoint import Checkpoints
 from train.pretrain import PretrainConfig, make_model
@@ -54,7 +56,7 @@ def test_one_book_alone_trains_without_next_sentences(book, capsys):
     assert (folder / "run" / "tokenizer" / "vocab.txt").exists()
 
 
-def test_the_average_of_parameters_is_exported(book):
+def test_the_average_of_parameters_is_exported(book, monkeypatch):
     folder, _ = book
     with Checkpoints(folder / "run" / "checkpoints", keep_latest=2) as checkpoints:
         one, two = (
@@ -64,6 +66,9 @@ def test_the_average_of_parameters_is_exported(book):
     name = "bert.encoder.layer_0.mlp.up.kernel"
     np.testing.assert_array_equal(exported.T, two[name])
     assert (one[name] != two[name]).any()
+    monkeypatch.setattr(storage, "Averaged", types.SimpleNamespace(_fields=()))  # the parameters themselves
+    raw = flax.traverse_util.flatten_dict(storage.load_params(folder / "run" / "checkpoints" / "2"), sep=".")
+    assert (raw[name] != two[name]).any()
 
 
 def test_positions_of_a_new_model_begin_as_large_sinusoids(book):

@@ -240,6 +240,11 @@ def test_models_decide_together(call, folder, tmp_path):
         ),
         ("translate", ["--num-beams", "1", "--phrases"], "--phrases: phrases need num_beams of 2 or more"),
         ("sample", ["--shortlist", "no/such"], "no/such cannot be read: No such file"),
+        (
+            "translate",
+            ["--preset", "marian", "--early-stopping", "True"],
+            "--early-stopping: no meaning beside --preset",
+        ),
         ("sample", ["--count", "3"], "--count 3: --format text has the first output alone"),
         ("sample", ["--count", "2", "--minimum-risk"], "--minimum-risk has no choice"),
         ("translate", ["--n-best", "0"], "--n-best must be an integer from 1"),

@@ -245,5 +245,5 @@ def test_a_tokenizer_that_is_not_the_models_is_refused(tiny):
 def test_parameters_that_are_nan_translate_nothing(tiny):
     model, params = tiny
     broken = {**params, "embedding": {"embedding": params["embedding"]["embedding"] * jnp.nan}}
-    with pytest.raises(ValueError, match="scores that are not finite"):
+    with pytest.raises(ValueError, match=r"sentences\[0\] has scores that are not finite"):
         Translator(model, broken, Letters(), num_beams=1, batch_size=2)(["ab"])

@@ -119,14 +119,15 @@ def without(parts: Sequence[Part], held_out: Sequence[Part], both_directions: bo
     """The parts without pairs that tell of held-out ones.
 
     Those are pairs either side of which is a held-out source: the same pair in another file, in the other direction,
-    or with another translation. Of pairs that are translated back, also those of a held-out target.
+    or with another translation. Of pairs that are translated back, also those of a held-out target. White space does
+    not make texts others, as lines that are translated back have plain spaces alone.
     """
     sources: dict[str, set[str]] = defaultdict(set)
     targets: dict[str, set[str]] = defaultdict(set)
     for part in held_out:
         one, other = part.sides()
-        sources[one].update(source for source, _ in part.pairs)
-        targets[other].update(target for _, target in part.pairs)
+        sources[one].update(_words(source) for source, _ in part.pairs)
+        targets[other].update(_words(target) for _, target in part.pairs)
     if both_directions:
         for language, texts in targets.items():
             sources[language] |= texts
@@ -135,14 +136,17 @@ def without(parts: Sequence[Part], held_out: Sequence[Part], both_directions: bo
         one, other = part.sides()
         pairs = []
         for pair in part.pairs:
-            source, target = pair
-            marked = is_back_translated(source)
-            text = split_tags(source)[1] if marked else source
+            marked = is_back_translated(pair[0])
+            text, target = (_words(side) for side in (split_tags(pair[0])[1] if marked else pair[0], pair[1]))
             tells = text in sources[one] or target in sources[other] or (marked and target in targets[other])
             if not tells:
                 pairs.append(pair)
         rest.append(part._replace(pairs=pairs))
     return rest
+
+
+def _words(text: str) -> str:
+    return " ".join(text.split())
 
 
 # --- directions --------------------------------------------------------------------------------------------------
