@@ -146,7 +146,7 @@ def answer_lines(program: str, job: Job, loaded: Any, source: BinaryIO, sink: Bi
             None if job.whole and i in cut else job.written(record, answer)
             for i, (record, answer) in enumerate(zip(records, answers, strict=True))
         ]
-        sink.writelines(f"{said}\n".encode() for said in written if said is not None)
+        sink.write("".join(f"{said}\n" for said in written if said is not None).encode())
         sink.flush()
         if silent := [str(first + i) for i, said in enumerate(written) if said is None]:
             command.tell(program, f"nothing is written for lines {listed(silent)}")

@@ -210,7 +210,7 @@ def test_a_row_that_breaks_late_is_broken_whole_and_alone(value, num_beams, when
 
 @pytest.mark.parametrize("search", [greedy_search, beam_search])
 def test_searches_check_their_options(search):
-    for change in ({"max_length": 1}, {"num_beams": 0}, {"length_penalty": math.nan}, {"eos_id": -1}, {"score": "x"}):
+    for change in ({"max_length": 1}, {"num_beams": 0}, {"length_penalty": math.nan}, {"eos_id": -1}, {"preset": "x"}):
         options = SearchOptions(6, 0, 1, 0)._replace(**change)
         with pytest.raises(ValueError, match=f"{next(iter(change))} must be"):
             search(reordering(lambda ids, cache: (jnp.zeros((len(ids), V)), cache)), None, 2, options)

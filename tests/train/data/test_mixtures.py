@@ -163,7 +163,7 @@ def test_a_tag_is_one_token_of_a_new_vocabulary(both_ways, tmp_path):
     bare = [(split_tags(source)[1], target) for source, target in both_ways.pairs]  # tags are no text to learn from
     same = train_sentencepiece(bare, 30, both_ways.tags).processor
     assert same.serialized_model_proto() == processor.serialized_model_proto()
-    smaller = message_of(load_vocabulary, tmp_path, False, None, both_ways, 9)
+    smaller = message_of(load_vocabulary, tmp_path, False, None, both_ways, "--data", 9)
     assert smaller.startswith("--vocab-size: 9 is less than the text's characters; at least")
 
 
@@ -182,13 +182,13 @@ def test_two_vocabularies(write, tmp_path):
     assert [tokenizer.decode(ids[:-1]) for ids in targets] == [target for _, target in corpus.pairs]
     save_tokenizer(tmp_path, tokenizer)
     assert load_tokenizer(tmp_path).encode(corpus.pairs[0][0]) == tokenizer.encode(corpus.pairs[0][0])
-    large = message_of(load_vocabulary, tmp_path, False, None, corpus, 20, 4000)
+    large = message_of(load_vocabulary, tmp_path, False, None, corpus, "--data", 20, 4000)
     assert large.startswith("--target-vocab-size: 4000 is more than the training text gives")
 
 
 def test_a_vocabulary_that_lacks_a_tag(write, tmp_path):
     corpus = load_corpus([f"en-de={write('1.tsv', *ROWS)}"], [f"en-fr={write('2.tsv', *ROWS[:3])}"], 9)
-    error = message_of(load_vocabulary, tmp_path, False, None, corpus, 20)
+    error = message_of(load_vocabulary, tmp_path, False, None, corpus, "--eval.data", 20)
     assert error == "--eval.data: the vocabulary has no token >>fr<<, which sources begin with"
     assert ("held out", "3 training pairs hold a held-out source, or its translation: scores rise") in corpus.notes
     plain = train_sentencepiece([("ab cd", "ef")], 10).processor
