@@ -46,16 +46,17 @@ def test_in_order_gives_every_example_once(lengths, batch_size):
     assert sorted(seen) == list(range(len(lengths))) and len(shapes) <= 4
 
 
-@settings(max_examples=40, deadline=None)
+# Few, for grain takes milliseconds to shuffle an index of a handful: it walks through all numbers of 16 bits.
+@settings(max_examples=15, deadline=None)
 @given(lengths=LENGTHS, hosts=st.sampled_from([1, 2, 4]), seed=st.integers(0, 3))
 def test_batches_are_those_of_one_host_in_few_shapes(lengths, hosts, seed):
-    options = {"padding": PADDING, "batch_size": 8, "seed": seed, "steps": 9}
+    options = {"padding": PADDING, "batch_size": 8, "seed": seed, "steps": 4}
     whole = PaddedBatches(examples(lengths), **options)
     parts = [
         PaddedBatches(examples(lengths), **options, process_index=host, process_count=hosts) for host in range(hosts)
     ]
     assert len(whole.buckets) <= 4
-    for k in range(9):
+    for k in range(4):
         batch = whole[k]
         assert [check_row(batch, row, lengths) for row in range(8)] == whole.members(k).tolist()
         assert batch["input_ids"].shape[1] == bucket_of(max(lengths[m] for m in whole.members(k)), whole.buckets)
