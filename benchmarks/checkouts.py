@@ -10,10 +10,8 @@ first training row: fresh, and going on from a checkpoint; each checkout has its
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -21,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from record import about
 
 HERE = Path(__file__).parents[1]
 UPDATES = 4
@@ -174,10 +174,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         caches = {name: Path(temporary) / f"cache-{name}" for name in checkouts}
         result = {
-            "command": " ".join(["python", "benchmarks/checkouts.py", "OTHER_CHECKOUT", *sys.argv[2:]]),
-            "date": datetime.date.today().isoformat(),
-            "python": platform.python_version(),
-            "cores": os.cpu_count(),
+            **about("jax"),
             "commits": {name: commit(path) for name, path in checkouts.items()},
             "update": step_times(checkouts, caches, options.rounds),
             "start": start_times(checkouts, caches, Path(temporary), options.starts),

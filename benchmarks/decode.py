@@ -11,13 +11,11 @@ then gives the same, a beam may not, as probabilities are shared among these wor
 """
 
 import dataclasses
-import datetime
 import importlib.metadata
 import importlib.util
 import io
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -34,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 import sentencepiece
 import tyro
+from record import about
 
 from transformer_jax import SearchOptions, Transformer, TransformerConfig, save_marian
 from transformer_jax.chunks import ShortLists, cast_matrices, decode
@@ -190,15 +189,8 @@ def main(options: Options) -> None:
                 continue
             runs[system] = SYSTEMS[kind](options, folder, sources_BS, dtype)
         rows = [row for beams in options.beams for row in measure(options, runs, beams)]
-    versions = {"python": platform.python_version()}
-    for package in ("jax", "torch", "transformers", "ctranslate2"):
-        if importlib.util.find_spec(package):
-            versions[package] = importlib.metadata.version(package)
     result = {
-        "command": " ".join(["python", *sys.argv]),
-        "date": datetime.date.today().isoformat(),
-        "versions": versions,
-        "cores": os.cpu_count(),
+        **about("jax", "torch", "transformers", "ctranslate2"),
         "options": {**dataclasses.asdict(options), "out": str(options.out)},
         "rows": rows,
     }

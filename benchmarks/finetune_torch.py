@@ -10,10 +10,7 @@ by. Needs `pip install -e '.[parity]' accelerate`.
 """
 
 import dataclasses
-import datetime
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -24,14 +21,13 @@ import numpy as np
 import torch
 import transformers
 import tyro
+from record import about
 
 from bert_jax import BertConfig, BertTokenizer
 from train.data.padded import in_order, lengths_of, stack
 from train.tasks import TASKS, ColumnsConfig, Settings
 from train.tasks.base import NO_LABEL
 from transformer_jax.checkpoints import read_config
-
-COMMAND = " ".join(["python", *sys.argv])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,8 +157,8 @@ def main(options: Options) -> None:
     features = [task.features(rows, tokenizer, config, training=rows is training) for rows in (training, test)]
     padding = {"input_ids": tokenizer.pad_id, "token_type_ids": 0, "attention_mask": 0, "tags": NO_LABEL}
     # A run of hours that was stopped goes on behind the last seed that it wrote.
-    known = json.loads(options.out.read_text()) if options.out.exists() else {"command": COMMAND, "seeds": {}}
-    if known["command"] != COMMAND:
+    known = json.loads(options.out.read_text()) if options.out.exists() else {"seeds": {}}
+    if known["seeds"] and known["command"] != about()["command"]:
         sys.exit(f"--out {options.out} is of another command: {known['command']}")
     seeds = known["seeds"]
     for seed in range(len(seeds), options.seeds):
@@ -176,14 +172,7 @@ def result_of(seeds: dict[str, dict[str, float]]) -> dict[str, Any]:
     """The record, of as many seeds as there are."""
     columns = {name: [row[name] for row in seeds.values()] for name in seeds["0"]}
     return {
-        "command": COMMAND,
-        "date": datetime.date.today().isoformat(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "cores": os.cpu_count(),
+        **about("torch", "transformers"),
         "seeds": seeds,
         "mean": {name: float(np.mean(column)) for name, column in columns.items()},
         "standard_deviation": {

@@ -9,15 +9,14 @@ and the median time of a few runs. `xla` materialises [heads, length, length]; `
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from record import about
 
 HERE = Path(__file__).parents[1]
 CASES = ("forward", "training step")
@@ -94,11 +93,7 @@ def main() -> None:
                     flush=True,
                 )
     result = {
-        "command": " ".join(["python", "benchmarks/long_text.py", *sys.argv[1:]]),
-        "date": datetime.date.today().isoformat(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
-        "cores": os.cpu_count(),
+        **about("jax", "jaxlib", "flax", "numpy"),
         "load_average_before": load,
         "model": "BERT of width 256 with 4 heads and 2 layers, one row, float32",
         "rows": rows,

@@ -11,18 +11,16 @@ own: steps are counted, not seconds.
 import argparse
 import concurrent.futures
 import dataclasses
-import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from record import about
 
 HERE = Path(__file__).parents[1]
 
@@ -97,10 +95,7 @@ def main() -> None:
         cores = [index % options.jobs if options.jobs > 1 else None for index in range(len(CASES))]
         results = list(pool.map(measure, CASES, cores, [shared] * len(CASES)))
     record = {
-        "command": " ".join(["python", *sys.argv]),
-        "date": datetime.date.today().isoformat(),
-        "versions": {"python": platform.python_version(), "jax": version("jax")},
-        "cores": os.cpu_count(),
+        **about("jax"),
         "cases": results,
     }
     if options.out:

@@ -10,21 +10,18 @@ Needs `pip install -e '.[parity]'`.
 """
 
 import dataclasses
-import datetime
 import gzip
 import itertools
 import json
-import platform
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
 import tyro
+from record import about
 from rich.progress import track
 
 from transformer_jax import SearchOptions, Transformer
@@ -139,11 +136,8 @@ def main(options: Options) -> None:
     cases: list[tuple[int, float, Any]] = [(1, 1.0, False)]
     cases += itertools.product(options.beams, options.length_penalties, (False, True, "never"))
     table = [compare(peers, batches, options.max_length, *case) for case in track(cases, "searches")]
-    versions = {module.__name__: module.__version__ for module in (jax, torch, transformers)}
     result = {
-        "command": " ".join(["python", *sys.argv]),
-        "date": datetime.date.today().isoformat(),
-        "versions": {"python": platform.python_version(), **versions},
+        **about("jax", "torch", "transformers"),
         "sentences": len(sources),
         "searches": table,
     }

@@ -10,12 +10,9 @@ Needs `pip install -e '.[parity]' ctranslate2`.
 """
 
 import dataclasses
-import datetime
 import gzip
 import itertools
 import json
-import platform
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import ctranslate2
-import jax
 import torch
 import transformers
 import tyro
+from record import about
 
 from transformer_jax import Translator
 
@@ -112,11 +109,8 @@ def main(options: Options) -> None:
                 table.append({**row, "different_texts": len(set(own)), "others": others})
                 counts = f"{row['equal']:,} of {len(sentences):,} translations are equal, {cut:,} cut elsewhere"
                 print(f"{name}, {system}: {counts}", flush=True)
-    versions = {module.__name__: module.__version__ for module in (jax, torch, transformers, ctranslate2)}
     result = {
-        "command": " ".join(["python", *sys.argv]),
-        "date": datetime.date.today().isoformat(),
-        "versions": {"python": platform.python_version(), **versions},
+        **about("jax", "torch", "transformers", "ctranslate2"),
         "sentences": len(sentences),
         "searches": table,
     }

@@ -11,12 +11,8 @@ Needs `pip install -e '.[parity]' accelerate`.
 """
 
 import dataclasses
-import datetime
 import json
-import os
-import platform
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,6 +21,7 @@ from typing import Any
 import torch
 import transformers
 import tyro
+from record import about
 
 from train.data.parallel import read_pairs
 from train.metrics import corpus_scores
@@ -113,14 +110,7 @@ def main(options: Options) -> None:
         )  # fmt: skip
     sources, references = zip(*read_pairs([options.test_data]), strict=True)
     result = {
-        "command": " ".join(["python", *sys.argv]),
-        "date": datetime.date.today().isoformat(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "cores": os.cpu_count(),
+        **about("torch", "transformers"),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "training_seconds": seconds,
         **corpus_scores(translator(sources), references),
