@@ -135,7 +135,9 @@ def ask(
     if prefixes is not None:
         starts = encode_prefixes(tokenizer, prefixes, rooms)
     if phrases is not None:
-        rooms = [room - len(start or ()) for room, start in zip(rooms, starts, strict=True)]
+        # A sentence without a token has an empty output.
+        both = zip(sources, rooms, starts, strict=True)
+        rooms = [room - len(start or ()) if source else 0 for source, room, start in both]
         wanted = encode_phrases(tokenizer, config, phrases, rooms)
     return [*map(Asked, sources, limits, starts, wanted)]
 

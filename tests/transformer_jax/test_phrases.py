@@ -198,7 +198,7 @@ def test_translations_contain_their_phrases():
     model, params = own_model(10, final_logits_bias=True)
     params["final_logits_bias"][1] = -1.0
     translate = Translator(model, params, Letters(), num_beams=4, batch_size=4, max_output_length=20)
-    sentences, phrases = ["hgfe", "h", "abab", ""], [["ada", "dac"], [], ["c", "c"], ["a"]]
+    sentences, phrases = ["hgfe", "h", "abab", ""], [["ada", "dac"], [], ["c", "c"], []]
     outputs = translate(sentences, phrases=phrases)
     assert "ada" in outputs[0] and "dac" in outputs[0] and outputs[2].count("c") >= 2 and outputs[3] == ""
     assert translate(sentences[::-1], phrases=phrases[::-1]) == outputs[::-1]
@@ -229,6 +229,8 @@ def test_phrases_of_a_translator_are_checked(tiny):
     ):
         with pytest.raises(ValueError, match=words):
             translate(["ab", "cd"], phrases=phrases)
+    with pytest.raises(ValueError, match=r"phrases\[0\] .* have 1 tokens, but there is room for 0"):
+        translate(["", "cd"], phrases=[["a"], []])
     with pytest.raises(ValueError, match=r"2 phrases have 50 tokens, but there is room for 49"):
         translate(["ab", "cd"], ["", "ab"], [[], ["a" * 30, "b" * 20]])
     with pytest.raises(ValueError, match="phrases need num_beams of 2 or more"):
